@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['jump_costs', 'path_tables', 'read_path', 'shortest_path', 'Schedule', 'accelerations', 'gram_each', 'Calibration',
-           'calibrate']
+           'calibrate', 'propagation']
 
 # %% ../nbs/07_bellman.ipynb #8b4cbcbe
 import io, json, math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
+import numpy as np
 import torch
 from torch import Tensor
 from safetensors.torch import save_file
@@ -191,41 +192,46 @@ class Calibration:
         t:Tensor,       # grid, shape `(N+1,)`
         each:Tensor,    # per-sample Gram matrices of accelerations, shape `(n, N-1, N-1)`, float64
         meta:dict=None, # anything worth knowing
+        gain:Tensor=None, # what a defect made at each grid time becomes by t=1, shape `(N+1,)`; see `propagation`
     ):
-        self.t, self.each, self.meta = as_knots(t), each, dict(meta or {})
-        if not torch.isfinite(each).all(): raise FloatingPointError('calibration holds NaN or infinity')
+        self.t, self.each, self.meta, self.gain = as_knots(t), each, dict(meta or {}), gain
+        if not torch.isfinite(each).all() or (gain is not None and not torch.isfinite(gain).all()): raise FloatingPointError('calibration holds NaN or infinity')
         self.n, self.n_steps = len(each), len(self.t)-1
         self.E = each.mean(0)
         self.cost = jump_costs(self.E, self.t)
-        self._tables = None
-    @property
-    def tables(self):
-        "`(V, A)` of `path_tables` for all budgets and starts"
-        if self._tables is None: self._tables = path_tables(self.cost)
-        return self._tables
+        self._tables = {}
+    def tables(self, power=0.):
+        "`(V, A)` of `path_tables` for all budgets and starts, costs times `gain**power`"
+        if power not in self._tables: self._tables[power] = path_tables(self.cost*self.gain**power if power else self.cost)
+        return self._tables[power]
 
     def schedule(self,
         nfe:int,                # number of steps, 1 to the grid steps left after `start`
-        objective:str='boss',   # what is minimised
+        objective:str='boss',   # what is minimised: 'boss' (the paper's cost), or 'weighted' (times what the defect becomes by t=1)
         start:float=0.,         # first knot, rounded to the grid: 0 for sampling from noise, more for image-to-image
+        power:float=.5,         # exponent of the weights of 'weighted': 0 is 'boss', 1 is full weight
     )->Schedule:
         "The best schedule with exactly `nfe` steps"
-        if objective not in ('boss',): raise ValueError(f"objective must be 'boss', got {objective!r}")
+        if objective not in ('boss','weighted'): raise ValueError(f"objective must be 'boss' or 'weighted', got {objective!r}")
+        if objective=='weighted' and self.gain is None: raise ValueError("objective 'weighted' needs probes: calibrate(..., probe=7)")
+        if not 0 <= power <= 2: raise ValueError(f'power must be in [0,2], got {power}')
         if not 0 <= start < 1: raise ValueError(f'start must be in [0,1), got {start}')
         s = int((self.t-start).abs().argmin())
         most = self.n_steps-s
         if isinstance(nfe, bool) or int(nfe)!=nfe or not 1 <= nfe <= most: raise ValueError(f'nfe must be a whole number between 1 and {most} (the grid steps after start), got {nfe}')
-        V, A = self.tables
+        power = power if objective=='weighted' else 0.
+        V, A = self.tables(power)
         idx = read_path(A, int(nfe), s)
-        return Schedule(self.t[idx], objective, idx, V[int(nfe),s].item(), dict(n_steps=self.n_steps, n=self.n, **self.meta))
+        return Schedule(self.t[idx], f'weighted {power:g}' if power else 'boss', idx, V[int(nfe),s].item(), dict(objective=objective, n_steps=self.n_steps, n=self.n, **self.meta))
 
     def schedules(self,
         nfes,                 # budgets, e.g. `range(1,21)`
         objective:str='boss', # what is minimised
         start:float=0.,       # first knot
+        power:float=.5,       # exponent of the weights of 'weighted'
     )->list:
         "The best schedule for each budget, all from one table"
-        return [self.schedule(k, objective, start) for k in nfes]
+        return [self.schedule(k, objective, start, power) for k in nfes]
 
     def cost_of(self,
         knots, # knots on the calibration grid, or anything `as_knots` takes; others are moved to the nearest grid time
@@ -239,13 +245,13 @@ class Calibration:
         path, # file to write, usually `*.safetensors`
     )->Path:
         "Write everything to one safetensors file"
-        return save_state(path, dict(t=self.t, each=self.each), kind='boss_nb.calibration', meta=self.meta)
+        return save_state(path, dict(t=self.t, each=self.each) | ({} if self.gain is None else {'gain':self.gain}), kind='boss_nb.calibration', meta=self.meta)
     @classmethod
     def load(cls, path):
         "Read a calibration written by `save`"
         state, m = load_state(path)
-        if m.get('kind')!='boss_nb.calibration' or set(state)!={'t','each'}: raise ValueError(f'{path} is not a boss_nb calibration')
-        return cls(state['t'], state['each'], m.get('meta'))
+        if m.get('kind')!='boss_nb.calibration' or set(state)-{'gain'}!={'t','each'}: raise ValueError(f'{path} is not a boss_nb calibration')
+        return cls(state['t'], state['each'], m.get('meta'), state.get('gain'))
 
     def __repr__(self): return f'Calibration(n={self.n}, n_steps={self.n_steps})'
     def plot(self, nfes=(2,3,4,6,8,10), ax=None):
@@ -272,6 +278,7 @@ def calibrate(
     batch_size:int|None=None, # samples per micro-batch, default all; the result does not depend on it
     progress=True,            # show a progress bar
     grid=None,                # teacher grid instead of `n_steps` equal steps: increasing times from 0 to 1
+    probe:int=0,              # times at which to measure how defects grow, for objective 'weighted'; costs about `probe/2` passes more
     **cond,                   # conditions of `v`; tensors of length n are cut along with the samples
 )->Calibration:
     "Follow the teacher once and learn the cost of every jump (BOSS, arXiv 2312.16414); raises `ValueError` on bad input, `FloatingPointError` on NaN"
@@ -286,4 +293,36 @@ def calibrate(
     bar, each = iter(progress_bar(range(len(parts)*(len(t)-1)), progress)), []
     for s,c in parts: each.append(gram_each(accelerations(v, noise[s], t, lambda: next(bar, None), **c)[0]))
     next(bar, None)
-    return Calibration(t, torch.cat(each), dict(dtype=str(noise.dtype).removeprefix('torch.')))
+    gain = propagation(v, noise, t, probe, batch_size, progress, **cond) if probe else None
+    return Calibration(t, torch.cat(each), dict(dtype=str(noise.dtype).removeprefix('torch.')), gain)
+
+# %% ../nbs/07_bellman.ipynb #b5aa6d68
+@torch.no_grad()
+def propagation(
+    v:Callable,               # the teacher
+    noise:Tensor,             # noise, shape `(n, *shape)`
+    t:Tensor,                 # its grid, shape `(N+1,)`
+    probe:int=7,              # number of probe times, 1 to N-1, equally spaced on the grid
+    batch_size:int|None=None, # samples per micro-batch
+    progress=False,           # show a progress bar
+    **cond,                   # conditions of `v`
+)->Tensor: # g at every grid time, shape `(N+1,)`, float64
+    "How much the squared size of a jump's defect at each time has grown by t=1"
+    t = as_knots(t); N = len(t)-1
+    if isinstance(probe, bool) or int(probe)!=probe or not 1 <= probe < N: raise ValueError(f'probe must be a whole number between 1 and {N-1}, got {probe}')
+    at = torch.linspace(0, N, probe+2).round().long().tolist()
+    step = lambda x,k,c: x + (t[k+1]-t[k]).item()*eval_velocity(v, x, t[k], **c)
+    num, den = torch.zeros(probe, dtype=torch.float64), torch.zeros(probe, dtype=torch.float64)
+    for s,c in progress_bar(list(batches(len(noise), batch_size, **cond)), progress):
+        x, moved = noise[s], []                                # moved: displaced copies, one per probe already passed
+        for k in range(N):
+            if k in at[:-1]: x_last, v_last, k_last = x, eval_velocity(v, x, t[k], **c), k
+            x, moved = step(x,k,c), [step(y,k,c) for y in moved]
+            if k+1 in at[1:-1]:
+                y = x_last + (t[k+1]-t[k_last]).item()*v_last
+                den[len(moved)] += (y-x).double().pow(2).sum().cpu()
+                moved.append(y)
+        for m,y in enumerate(moved): num[m] += (y-x).double().pow(2).sum().cpu()
+    g = torch.where(den>0, num/den.clamp_min(1e-300), torch.ones_like(num)).clamp_min(1e-12)
+    known, logs = torch.cat([t[at[1:-1]], t[-1:]]), torch.cat([g.log(), torch.zeros(1, dtype=torch.float64)])
+    return torch.from_numpy(np.interp(t.numpy(), known.numpy(), logs.numpy())).exp()

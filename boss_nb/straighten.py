@@ -6,8 +6,9 @@
 __all__ = ['knot_union', 'snap', 'teacher_states', 'StraightenCallback', 'lora_targets', 'share_weights', 'add_lora', 'trainable',
            'Straightened', 'straighten']
 
-# %% ../nbs/09_straighten.ipynb #fe2b12aa
-import contextlib, copy, math
+# %% ../nbs/09_straighten.ipynb #26da31a0
+import contextlib, math
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Callable
 import torch
@@ -76,10 +77,9 @@ class StraightenCallback(Callback):
     def __init__(self,
         schedules,           # the `Schedule` to straighten for, or several
         times:Tensor,        # times of the stored states, shape `(m,)`
-        cond:tuple=(),       # names of conditions that follow the states in a batch
     ):
         self.schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
-        self.times, self.cond, spans = as_knots(times), cond, []
+        self.times, spans = as_knots(times), []
         for s in self.schedules:
             i = (s.knots[:,None]-self.times).abs().argmin(1)
             if (self.times[i]-s.knots).abs().max() > 1e-6: raise ValueError(f'times must contain all knots of schedule {s.name!r}')
@@ -101,7 +101,7 @@ class StraightenCallback(Callback):
             rows, i, j = torch.arange(n).repeat_interleave(len(all_)), all_[:,0].repeat(n), all_[:,1].repeat(n)
         x0, x1 = xs[rows,i], xs[rows,j]
         t0, t1 = (self.times[o].to(xs) for o in (i,j))
-        self.learn.xb = (x0, t0, *(o[rows] for o in self.xb[1:]))
+        self.learn.xb = (x0, t0, *(o[rows] for o in (*self.xb[1:], *self.yb)))   # conditions follow their trajectory
         self.learn.yb = ((x1-x0)/unsq_to(t1-t0, x0),)
 
 # %% ../nbs/09_straighten.ipynb #209c632a
@@ -116,7 +116,7 @@ def share_weights(
 )->nn.Module:
     "A copy of the module tree over the same weights in memory, frozen"
     memo = {id(p): nn.Parameter(p.data, requires_grad=False) for p in net.parameters()} | {id(b): b for b in net.buffers()}
-    return copy.deepcopy(net, memo)
+    return deepcopy(net, memo)
 
 def add_lora(
     net:nn.Module,         # the base network, left as it is
@@ -194,15 +194,16 @@ def straighten(
     if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
     set_seed(seed)
     dls = flow_dls(states, *cond.values(), bs=min(bs, len(states)-(int(valid*len(states)) if isinstance(valid,float) else valid)), valid=valid, seed=seed, repeat=max(1, 2048//len(states)), device=dev)
-    model = add_lora(net, rank, alpha, seed=seed) if rank else copy.deepcopy(net).requires_grad_(True)
+    model = add_lora(net, rank, alpha, seed=seed) if rank else deepcopy(net).requires_grad_(True)
     lr = lr or (4e-3 if rank else 4e-4)
     model = _Named(model, tuple(cond)) if cond else model
     learn = Learner(dls, model, MSELossFlat(), opt_func=Adam, cbs=[StraightenCallback(schedules, t[keep]), EMA(decay), GradientClip(clip), StopOnNaN(), *L(cbs)])
     with quiet(learn): before = learn.validate()[0]
     fit_iters(learn, n_iter, lr, progress=progress)
+    losses = torch.stack(list(learn.recorder.losses)).as_subclass(Tensor)   # validating starts a new record
     with quiet(learn): after = learn.validate()[0]
     model = (model.net if cond else model).eval()
-    return Straightened(model, schedules[0], schedules, float(before), float(after), torch.stack(learn.recorder.losses) if len(learn.recorder.losses) else None,
+    return Straightened(model, schedules[0], schedules, float(before), float(after), losses,
                         dict(rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, n=len(states), n_steps=len(t)-1, decay=decay, seed=seed), learn)
 
 class _Named(nn.Module):
