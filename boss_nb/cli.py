@@ -38,10 +38,10 @@ def check_writable(
     path:str|Path, # a file that will be written later
 )->Path:
     "Find out now whether `path` can be written, before the work; leaves nothing behind"
-    path, made = Path(path), []
+    path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f'cannot write {path}: it is a folder')
     p = path.parent
-    while not p.exists() and p!=p.parent: made.append(p); p = p.parent
+    while not p.exists() and p!=p.parent: p = p.parent
     if not p.is_dir(): raise NotADirectoryError(f'cannot write {path}: {p} is not a folder')
     if not os.access(p, os.W_OK|os.X_OK): raise PermissionError(f'cannot write {path}: no permission in {p}')
     try:
@@ -177,7 +177,7 @@ def boss_sample(
     model:str='digits',          # 'digits' or a network file (.safetensors)
     student:str='',              # student file; brings its own schedule
     plan:str='',                 # plan file; without one, equal steps
-    nfe:int=0,                   # number of steps; 0 for the student's own, or 10
+    nfe:int=None,                # number of steps; default the student's own, or 10
     solver:str='euler',          # euler, heun or ab2
     n:int=64,                    # number of samples
     out:str='samples.png',       # .png for a picture, .safetensors for the samples themselves
@@ -190,7 +190,7 @@ def boss_sample(
         for p in filter(None, (out, json)): check_writable(p)
         if Path(out).suffix not in ('.png','.safetensors'): raise ValueError(f'out must end in .png or .safetensors, got {out}')
         if solver not in solvers: raise ValueError(f"solver must be one of {', '.join(solvers)}, got {solver!r}")
-        if nfe < 0 or nfe > 10_000: raise ValueError(f'nfe must be between 1 and 10000, got {nfe}')
+        if nfe is not None and not 1 <= nfe <= 10_000: raise ValueError(f'nfe must be between 1 and 10000, got {nfe}')
         net, shp = load_model(model, shape)
         v = load_student(student, net) if student else net
         if student and nfe and nfe not in [s.nfe for s in v.schedules]: raise ValueError(f'nfe must be one of the student\'s budgets {sorted(s.nfe for s in v.schedules)}, got {nfe}')
@@ -264,20 +264,20 @@ def boss_demo(
     with _script('boss_demo'):
         start = time.time(); out, K = Path(out), 4
         for p in (out/'results.json', json): p and check_writable(p)
-        n_cal, n_traj, n_iter, n_eval = (64, 300, 100, 300) if quick else (100, 1500, 500, 898)
+        n_cal, n_traj, n_iter, n_eval = (48, 500, 60, 300) if quick else (100, 2400, 300, 898)
         v, x = teacher(), digits()[0]; dev = device_of(v); shp = x.shape[1:]
         print(f'teacher: {n_params(v)/1e6:.2f}M-parameter U-Net flow on 8×8 digits, 100 Euler steps, on {dev}'); sys.stdout.flush()
         print(f'\nCalibrating on {n_cal} noises'); sys.stdout.flush()
         cal = calibrate(v, noise(n_cal, shp, seed, device=dev), probe=7)
-        zc = noise(200 if not quick else 100, shp, seed, start=30_000, device=dev); endc = sample(v, zc, 100)
+        zc = noise(48 if quick else 128, shp, seed, start=30_000, device=dev); endc = sample(v, zc, 100)
         best = {k: best_schedule(v, zc, k, cal, end=endc) for k in range(1,11)}
         print("\nThe paper's plan (BOSS), by local cost\n" + plan_table(cal.schedules(range(1,11)), cal))
         print(f'\nThe plan chosen by endpoint error on {len(zc)} held-out noises\n' + plan_table(best.values(), cal))
         plan = snap(best[K], cal.t)
         print(f'\nStraightening for {K} steps: {n_traj} teacher trajectories, then {n_iter} iterations as a LoRA and in full'); sys.stdout.flush()
         zs = noise(n_traj, shp, seed, start=1_000_000, device=dev)
-        states = teacher_states(v, zs, knot_union(plan, cal.t), cal.t)
-        lora, full = (straighten(v, plan, zs, states=states, rank=r, n_iter=n_iter, seed=seed) for r in (rank, 0))
+        grid = refine(plan, 32); states = teacher_states(v, zs, knot_union(plan, grid), grid, 'ab2')
+        lora, full = (straighten(v, plan, zs, states=states, grid=grid, solver='ab2', valid=min(150, n_traj//10), rank=r, n_iter=n_iter, seed=seed) for r in (rank, 0))
         print(lora); print(full)
         nfes = (K,) if quick else (2,3,4,6,8,10)
         es = [Entry(l, v, s(k)) for l,s in (('uniform', lambda k: uniform(k)), ('boss plan', cal.schedule), ('planned', best.get)) for k in nfes]
@@ -289,7 +289,7 @@ def boss_demo(
         plan_file = save_plan(out/'plan.json', list(best.values()), model='digits', objective='best', seed=seed)
         lora_file, full_file = save_student(out/'adapter.safetensors', lora), save_student(out/'full.safetensors', full, v)
         pic = demo_picture(out/'digits.png', res.samples, {'teacher, 100':('teacher',100), f'uniform, {K}':('uniform',K), f'planned, {K}':('planned',K), f'LoRA, {K}':(f'straightened (LoRA {rank})',K), f'full, {K}':('straightened (full)',K)}, K)
-        d = dict(res.to_dict(), real_halves=halves_fd, seconds=round(time.time()-start,1), threads=torch.get_num_threads(), quick=quick, plans={k: s.to_dict() for k,s in best.items()},
+        d = dict(res.to_dict(), real_halves=halves_fd, date=time.strftime('%Y-%m-%d'), seconds=round(time.time()-start,1), threads=torch.get_num_threads(), quick=quick, plans={k: s.to_dict() for k,s in best.items()},
                  straightened={k: dict(loss_before=s.loss_before, loss_after=s.loss_after, trained=trainable(s.model) if s is lora else n_params(s.model)) for k,s in (('lora',lora),('full',full))})
         for p in filter(None, (out/'results.json', json)): write_json(p, d)
         print('\n'+res.table('text')); print(f'\ntwo disjoint halves of the real digits, n={min(n_eval, len(x)//2)} each: {halves_fd:.2f}'); print(res.describe())

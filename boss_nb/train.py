@@ -6,8 +6,8 @@
 __all__ = ['FlowMatching', 'EMA', 'StopOnNaN', 'train_flow', 'StopAfter', 'fit_iters', 'quiet', 'weights_path', 'teacher',
            'classifier', 'augment_digits', 'Augment', 'train_classifier']
 
-# %% ../nbs/05_train.ipynb #ef941f90
-import contextlib, copy, math, os
+# %% ../nbs/05_train.ipynb #013fc40e
+import contextlib, math
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ def fit_iters(
     def f(p): # share of the peak rate at progress `p`
         q = min(pos(p), 1.)
         return q/warmup if q < warmup else (1+math.cos(math.pi*(q-warmup)/(1-warmup)))/2
-    ctx = contextlib.nullcontext() if progress and not os.environ.get('IN_TEST') else quiet(learn)
+    ctx = contextlib.nullcontext() if progress and can_show_progress() else quiet(learn)
     with ctx: learn.fit(n_epoch, lr, cbs=[ParamScheduler({'lr': lambda p: lr*max(f(p),1e-4)}), StopAfter(n_iter)])
     return learn
 
@@ -189,7 +189,7 @@ def train_classifier(
     set_seed(seed)
     (xt,yt),(xv,yv) = digits('train'), digits('test')
     learn = Learner(flow_dls(xt, yt, bs=64, valid=0), DigitClassifier(), CrossEntropyLossFlat(), cbs=Augment())
-    with contextlib.nullcontext() if progress else quiet(learn): learn.fit_one_cycle(n_epoch, lr)
+    with contextlib.nullcontext() if progress and can_show_progress() else quiet(learn): learn.fit_one_cycle(n_epoch, lr)
     net = learn.model.eval()
     with torch.no_grad(): acc = (net(xv.to(device_of(net))).argmax(1).cpu()==yv).float().mean().item()
     return net, acc

@@ -1,0 +1,2 @@
+import os
+os.environ.setdefault('BOSS_DEVICE', 'cpu')

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# All checks. Makes its own environment in .venv-test (ignored by git); `--here` uses the active one.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+if [ "${1:-}" != --here ]; then
+    py=${PYTHON:-$(command -v python3.11 || command -v python3)}
+    step "environment: $($py --version) in .venv-test"
+    [ -x .venv-test/bin/python ] || "$py" -m venv .venv-test
+    . .venv-test/bin/activate
+    pip install -q -e '.[dev]'
+fi
+
+step 'notebooks are clean and executed without errors'
+python tools/check_nbs.py
+
+step 'the package and the README are what the notebooks say'
+python tools/check_export.py
+python tools/readme.py --check
+
+step 'nbdev_test'
+nbdev_test --timing
+
+step 'wheel, in a fresh environment with the newest dependencies'
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+pip wheel -q --no-deps -w "$work" .
+"${PYTHON:-python3}" -m venv "$work/env"
+"$work/env/bin/pip" install -q "$work"/boss_nb-*.whl
+(cd "$work" && env/bin/boss_demo --quick --out demo && env/bin/python "$root/tests/use_wheel.py" "$root")
+
+step 'documentation site'
+if [ -z "$(command -v chromium chromium-browser google-chrome)" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } >"$work/apt.log" 2>&1 || echo 'no Chromium could be installed: the browser tests will be skipped'
+fi
+python tools/build_docs.py
+
+step pytest
+BOSS_SITE=$root/_docs python -m pytest tests -q

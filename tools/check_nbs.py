@@ -1,0 +1,18 @@
+"Fail unless notebooks are stored as `nbdev_clean` leaves them, without error outputs, and small"
+import copy, json, sys
+from pathlib import Path
+from execnb.nbio import read_nb, nb2str
+from nbdev.clean import clean_nb
+
+root, bad = Path(__file__).resolve().parent.parent, []
+for f in sorted((root/'nbs').rglob('*.ipynb')):
+    if any(p.startswith(('.', '_')) for p in f.relative_to(root).parts): continue
+    nb = read_nb(f)
+    errors = [c for c in nb.cells if any(o.get('output_type')=='error' for o in c.get('outputs', []))]
+    stored, directives = f.read_text(), [c.source for c in nb.cells if c.cell_type=='code']
+    clean_nb(nb)
+    if nb2str(nb)!=stored: bad.append(f'{f.name}: not clean, run nbdev_clean')
+    if errors: bad.append(f'{f.name}: {len(errors)} cells with an error output')
+    if f.stat().st_size > 400_000: bad.append(f'{f.name}: {f.stat().st_size//1000} kB, keep outputs small')
+    if any('#| export' in s and 'eval: false' in s for s in directives): bad.append(f'{f.name}: an exported cell is not evaluated')
+if bad: sys.exit('\n'.join(bad))
