@@ -96,7 +96,7 @@ def train_flow(
     lr:float=1e-3,          # peak learning rate; warms up for 5% of the run, then cosine to zero
     decay:float=0.995,      # of the weight average
     clip:float=1.,          # gradient norm limit
-    seed:int=0,             # of data order, noise and times
+    seed:int=0,             # of noise and times; data order belongs to `dls`
     cbs=(),                 # further callbacks
     time:str='uniform',     # density of t, see `FlowMatching`
     progress=True,          # progress bar and a line per epoch

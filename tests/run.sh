@@ -22,7 +22,10 @@ python tools/check_export.py
 python tools/readme.py --check
 
 step 'nbdev_test'
-nbdev_test --timing
+workers=$(nproc); [ "$workers" -le 4 ] || workers=4
+export OMP_NUM_THREADS=1                 # processes run side by side: one thread each
+nbdev_test --timing --n_workers "$workers"
+unset OMP_NUM_THREADS
 
 step 'wheel, in a fresh environment with the newest dependencies'
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
@@ -38,4 +41,4 @@ fi
 python tools/build_docs.py
 
 step pytest
-BOSS_SITE=$root/_docs python -m pytest tests -q
+OMP_NUM_THREADS=1 BOSS_SITE=$root/_docs python -m pytest tests -q -n "$workers"

@@ -4,7 +4,7 @@ import numpy as np, pytest, scipy.linalg, torch
 from torch import nn
 from boss_nb.bellman import Calibration, Schedule, calibrate
 from boss_nb.checkpoint import load_student, save_student
-from boss_nb.core import atomic_write, noise
+from boss_nb.core import noise, set_seed
 from boss_nb.data import GaussianMixture, flow_dls
 from boss_nb.metrics import FeatureStats, frechet_distance
 from boss_nb.models import MLP, UNet, load_net, save_net, save_state
@@ -93,7 +93,7 @@ def test_best_is_never_worse_than_uniform_where_it_chose():
 def test_training_is_repeatable_and_interruptible():
     from fastai.basics import Callback, CancelFitException
     data = smooth.to(torch.float32).sample(300)
-    def go(cbs=()): torch.manual_seed(1); return train_flow(MLP(2,16), flow_dls(data, bs=50), 20, cbs=cbs, progress=False).model
+    def go(cbs=()): set_seed(1); return train_flow(MLP(2,16), flow_dls(data, bs=50), 20, cbs=cbs, progress=False).model
     a, b = go(), go()
     assert all(torch.equal(p,q) for p,q in zip(a.parameters(), b.parameters()))
     class Stop(Callback):
