@@ -264,12 +264,12 @@ def boss_demo(
     with _script('boss_demo'):
         start = time.time(); out, K = Path(out), 4
         for p in (out/'results.json', json): p and check_writable(p)
-        n_cal, n_traj, n_iter, n_eval = (48, 500, 60, 300) if quick else (100, 2400, 300, 898)
+        n_cal, n_traj, n_iter, n_eval = (32, 300, 40, 240) if quick else (100, 2400, 300, 898)
         v, x = teacher(), digits()[0]; dev = device_of(v); shp = x.shape[1:]
         print(f'teacher: {n_params(v)/1e6:.2f}M-parameter U-Net flow on 8×8 digits, 100 Euler steps, on {dev}'); sys.stdout.flush()
         print(f'\nCalibrating on {n_cal} noises'); sys.stdout.flush()
         cal = calibrate(v, noise(n_cal, shp, seed, device=dev), probe=7)
-        zc = noise(48 if quick else 128, shp, seed, start=30_000, device=dev); endc = sample(v, zc, 100)
+        zc = noise(32 if quick else 128, shp, seed, start=30_000, device=dev); endc = sample(v, zc, 100)
         best = {k: best_schedule(v, zc, k, cal, end=endc) for k in range(1,11)}
         print("\nThe paper's plan (BOSS), by local cost\n" + plan_table(cal.schedules(range(1,11)), cal))
         print(f'\nThe plan chosen by endpoint error on {len(zc)} held-out noises\n' + plan_table(best.values(), cal))
