@@ -6,6 +6,10 @@
 __all__ = ['check_writable', 'tempfile_in', 'load_model', 'parse_nfes', 'plan_table', 'write_json', 'boss_plan',
            'boss_straighten', 'boss_sample', 'boss_fid', 'demo_picture', 'boss_demo']
 
+# %% ../nbs/17_cli.ipynb #3b35d48a
+import warnings
+warnings.filterwarnings('ignore', category=FutureWarning)
+
 # %% ../nbs/17_cli.ipynb #b06463f9
 import contextlib, json as _json, os, sys, time
 from pathlib import Path
@@ -26,8 +30,6 @@ from .train import *
 # %% ../nbs/17_cli.ipynb #533cb710
 @contextlib.contextmanager
 def _script(name):
-    import warnings
-    warnings.filterwarnings('ignore', category=FutureWarning)
     try: yield
     except (ValueError, FileNotFoundError, FloatingPointError, OSError) as e:
         print(f'{name}: error: ' + ' '.join(str(e).split()), file=sys.stderr)
