@@ -186,6 +186,7 @@ def gram_each(
         E.baddbmm_(s, s.transpose(1,2))
     return E.cpu()
 
+# %% ../nbs/07_bellman.ipynb #3672d0c6
 class Calibration:
     "What one pass of the teacher says about every jump; schedules for every budget, objective and start"
     def __init__(self,
@@ -270,6 +271,7 @@ class Calibration:
         fig.savefig(f, format='png', bbox_inches='tight', dpi=72); plt.close(fig)
         return f.getvalue()
 
+# %% ../nbs/07_bellman.ipynb #b5aa6d68
 @torch.no_grad()
 def calibrate(
     v:Callable,               # the teacher: velocity `v(x, t, **cond)`
@@ -296,7 +298,7 @@ def calibrate(
     gain = propagation(v, noise, t, probe, batch_size, progress, **cond) if probe else None
     return Calibration(t, torch.cat(each), dict(dtype=str(noise.dtype).removeprefix('torch.')), gain)
 
-# %% ../nbs/07_bellman.ipynb #b5aa6d68
+# %% ../nbs/07_bellman.ipynb #bc3fe025
 @torch.no_grad()
 def propagation(
     v:Callable,               # the teacher

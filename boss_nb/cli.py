@@ -254,6 +254,7 @@ def demo_picture(path, samples, labels, k, cols=14):
     with atomic_write(path) as tmp: fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
     return Path(path)
 
+# %% ../nbs/17_cli.ipynb #cde1e979
 @call_parse
 def boss_demo(
     out:str='boss_demo_out', # folder to write to

@@ -180,6 +180,7 @@ def load_state(
     try: return state, json.loads(meta.get('boss_nb', '{}'))
     except json.JSONDecodeError: raise ValueError(f'{path}: its boss_nb metadata is not JSON') from None
 
+# %% ../nbs/03_models.ipynb #dc3178a0
 def load_net(
     path:str|Path,   # file made by `save_net`
     device=None,     # see `default_device`
@@ -200,6 +201,7 @@ def load_net(
     net.meta = meta
     return net.to(default_device(device)).eval().requires_grad_(False)
 
+# %% ../nbs/03_models.ipynb #053b8855
 def check_keys(
     want,  # names that must be there
     got,   # names that are

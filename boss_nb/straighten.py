@@ -171,6 +171,7 @@ class Straightened:
     def device(self): return device_of(self.model)
     def __repr__(self): return f"Straightened({'LoRA rank '+str(self.meta['rank']) if self.meta.get('rank') else 'full'}, {trainable(self.model)} parameters trained, {self.schedule}, held-out loss {self.loss_before:.4g} → {self.loss_after:.4g})"
 
+# %% ../nbs/09_straighten.ipynb #66f11f8a
 def straighten(
     net:nn.Module,            # the teacher, `net(x, t, **cond)`; left as it is. Give averaged (EMA) weights
     schedules,                # the `Schedule` to straighten for, or several, with knots on the teacher's grid
@@ -220,6 +221,7 @@ def straighten(
     return Straightened(model, schedules[0], schedules, float(before), float(after), losses,
                         dict(rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, n=len(states), n_steps=len(t)-1, solver=solver, decay=decay, seed=seed), learn)
 
+# %% ../nbs/09_straighten.ipynb #0270139e
 class _Named(nn.Module):
     "Pass positional conditions of a batch on by name"
     def __init__(self, net, names): super().__init__(); self.net, self.names = net, names
