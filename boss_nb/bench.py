@@ -23,7 +23,7 @@ class Entry:
     label:str              # shown in the table
     v:Callable             # velocity
     knots:object           # schedule, knots, or a number of equal steps
-    solver:str = 'euler'   # 'euler', 'heun' or 'ab2'
+    solver:str|None = None # 'euler', 'heun', 'ab2' or 'multistep'; default the schedule's own, else 'euler'
     cond:dict = field(default_factory=dict) # conditions of the velocity
 
 @dataclass
@@ -83,7 +83,7 @@ def bench(
     **protocol,               # more facts for the protocol (seed, date)
 )->Bench:
     "Sample and measure every entry on the same noise"
-    n, labels = len(noise), [(e.label, str(getattr(e.knots,'knots',e.knots)), e.solver) for e in [*entries, teacher]]
+    n, labels = len(noise), [(e.label, str(getattr(e.knots,'knots',e.knots)), solver_of(e.knots, e.solver)) for e in [*entries, teacher]]
     if len(set(labels))!=len(labels): raise ValueError(f'entries must differ in label, knots or solver, got {[l[0] for l in labels if labels.count(l)>1][0]!r} twice')
     if real is not None and extractor is None: raise ValueError('real needs an extractor, got None')
     if real is not None and len(real)<n: raise ValueError(f'real must hold at least n={n} items, got {len(real)}')
@@ -100,9 +100,9 @@ def bench(
         x, nfe = (end, nfe_t) if e is teacher else run(e)
         f = stats(x) if extractor else None
         name = e.knots.name if isinstance(e.knots, Schedule) else 'uniform' if isinstance(e.knots, int) else 'custom'
-        rows.append(dict(label=e.label, schedule=name, solver=e.solver, nfe=nfe, knots=as_knots(e.knots).tolist(), endpoint_error=(x-end).double().pow(2).mean().item(),
+        rows.append(dict(label=e.label, schedule=name, solver=solver_of(e.knots, e.solver), nfe=nfe, knots=as_knots(e.knots).tolist(), endpoint_error=(x-end).double().pow(2).mean().item(),
                          fd_teacher=frechet(f, ref) if extractor else None, fd_real=frechet(f, refr) if refr else None))
         if keep: samples[e.label, nfe] = x
-    pr = dict(n=n, extractor=getattr(extractor,'name',None), reference=f'{n} of {len(real)} real' if real is not None else None, teacher=f'{nfe_t} NFE {teacher.solver}',
+    pr = dict(n=n, extractor=getattr(extractor,'name',None), reference=f'{n} of {len(real)} real' if real is not None else None, teacher=f'{nfe_t} NFE {solver_of(teacher.knots, teacher.solver)}',
               dtype=str(noise.dtype).removeprefix('torch.'), device=str(noise.device), **protocol)
     return Bench(rows, {k:v for k,v in pr.items() if v is not None}, samples)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fingerprint', 'save_plan', 'load_plan', 'pick', 'save_student', 'load_student']
 
-# %% ../nbs/14_checkpoint.ipynb #f7b05bf6
-import hashlib, json
+# %% ../nbs/14_checkpoint.ipynb #a802608a
+import hashlib, json, warnings
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ def save_plan(
     return Path(path)
 
 def load_plan(
-    path:str|Path, # file written by `save_plan` or `Schedule.save`
+    path:str|Path,      # file written by `save_plan` or `Schedule.save`
+    net:nn.Module=None, # the network it will be used with; warns when the plan was made for another
 )->list:
     "Read all schedules of a plan file"
     if not Path(path).is_file(): raise FileNotFoundError(f'no such file: {path}')
@@ -47,8 +48,11 @@ def load_plan(
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f'{path} is not JSON: {e}') from None
     kind = d.get('kind') if isinstance(d, dict) else None
     if kind not in ('boss_nb.plan','boss_nb.schedule'): raise ValueError(f'{path} is not a boss_nb plan')
-    try: return [Schedule.from_dict(o) for o in ([d] if kind=='boss_nb.schedule' else d['schedules'])]
+    try: scheds = [Schedule.from_dict(o) for o in ([d] if kind=='boss_nb.schedule' else d['schedules'])]
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise ValueError(f'{path} holds a broken schedule: {e}') from None
+    made = (d.get('meta') or {}).get('fingerprint')
+    if net is not None and made and made!=(mine := fingerprint(net)): warnings.warn(f'{path} was planned for another network (fingerprint {made[:12]}, got {mine[:12]}): its steps may suit this one less', stacklevel=2)
+    return scheds
 
 def pick(
     schedules:list, # of a plan

@@ -17,6 +17,7 @@ import torch
 from fastcore.script import call_parse
 from .core import *
 from .bellman import *
+from .bellman import objectives
 from .bench import *
 from .checkpoint import *
 from .data import *
@@ -91,13 +92,22 @@ def plan_table(
     cal:Calibration, # to say what equal steps would cost
 )->str:
     "Plans as text, with their cost and that of equal steps"
-    lines = [f"{'steps':>5}  {'cost':>9}  {'equal steps':>11}  knots"]
+    lines, many = [f"{'steps':>5}  {'cost':>9}  {'equal steps':>11}  knots"], any(s.solver!='euler' for s in schedules)
     for s in schedules:
         try: u = f'{cal.cost_of(s.nfe):11.4g}'
         except ValueError: u = f"{'-':>11}"
-        c = cal.cost_of(s)
-        lines.append(f"{s.nfe:5}  {c:9.4g}  {u}  {' '.join(f'{o:.2f}' for o in s)}")
+        try: c = f'{cal.cost_of(s):9.4g}'
+        except ValueError: c = f"{'-':>9}"
+        lines.append(f"{s.steps:5}  {c}  {u}  {' '.join(f'{o:.2f}' for o in s)}{f'  ({s.solver})' if many else ''}")
     return '\n'.join(lines)
+
+def _plan_for(path, net):
+    "Schedules of a plan file; a plan for another network is used with a word on stderr"
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always', UserWarning)
+        plans = load_plan(path, net)
+    for o in w: print(f'warning: {o.message}', file=sys.stderr)
+    return plans
 
 def write_json(
     path:str|Path, # file, or empty for none
@@ -107,21 +117,18 @@ def write_json(
     if path:
         with atomic_write(path) as tmp: tmp.write_text(_json.dumps(d, indent=1)+'\n')
 
-# %% ../nbs/17_cli.ipynb #2e53b4db
-def _objective_schedules(v, cal, nfes, objective, shape, seed, n_steps):
-    if objective!='best': return cal.schedules(nfes, objective)
-    z = noise(200, shape, seed, start=30_000, device=device_of(v)); end = sample(v, z, n_steps)
-    return [best_schedule(v, z, k, cal, end=end) for k in nfes]
-
+# %% ../nbs/17_cli.ipynb #c109199d
 @call_parse
 def boss_plan(
     model:str='digits',        # 'digits' (the teacher of the package) or a network file (.safetensors)
     out:str='plan.json',       # plan file to write
     nfe:str='1-10',            # step budgets: a number, a range or a list
-    objective:str='boss',      # boss (the paper's cost), weighted (times what defects become) or best (tried on held-out noise)
+    objective:str='boss',      # boss (the paper's cost), weighted, ab2, multistep, refined, or best (of all, tried on held-out noise)
+    solver:str='',             # with best: only schedules for this solver: euler, ab2 or multistep
     n:int=100,                 # samples to calibrate on
     n_steps:int=100,           # teacher steps
     shape:str='',              # sample shape such as 1,8,8, when the file does not say
+    preview:bool=False,        # a first look: 20 teacher steps, 16 samples
     calibration:str='',        # also write the calibration (.safetensors)
     seed:int=0,                # of the calibration noise
     json:str='',               # also write the plan table as JSON here
@@ -129,19 +136,20 @@ def boss_plan(
     "Plan the best steps for every budget from one pass of the teacher"
     with _script('boss_plan'):
         for p in filter(None, (out, calibration, json)): check_writable(p)
-        if objective not in ('boss','weighted','best'): raise ValueError(f'objective must be boss, weighted or best, got {objective!r}')
+        if objective not in objectives: raise ValueError(f"objective must be one of {', '.join(objectives)}, got {objective!r}")
+        if solver and (objective!='best' or solver not in ('euler','ab2','multistep')): raise ValueError(f'solver must be euler, ab2 or multistep and goes with objective best, got {solver!r} with {objective!r}')
         nfes = parse_nfes(nfe)
         if n_steps < 1 or nfes[-1] > n_steps: raise ValueError(f'nfe must be between 1 and n_steps={n_steps}, got {nfe}')
         net, shp = load_model(model, shape)
-        cal = calibrate(net, noise(n, shp, seed, device=device_of(net)), n_steps, batch_size=256, probe=0 if objective=='boss' else min(7, n_steps-1))
-        plans = _objective_schedules(net, cal, nfes, objective, shp, seed, n_steps)
-        facts = dict(model=model, fingerprint=fingerprint(net), objective=objective, n=n, n_steps=n_steps, seed=seed)
+        cal = calibrate(net, noise(n, shp, seed, device=device_of(net)), n_steps, preview=preview, meta=dict(model=model, seed=seed))
+        plans = [cal.schedule(k, objective, **(dict(solver=solver or None) if objective=='best' else {})) for k in nfes]
+        facts = dict(model=model, fingerprint=fingerprint(net), objective=objective, n=cal.n, n_steps=cal.n_steps, seed=seed, preview=preview, evaluations=cal.spent)
         if calibration: cal.save(calibration)
         save_plan(out, plans, **facts)
         print(plan_table(plans, cal)); print(f'plan for {len(plans)} budgets written to {out}')
-        write_json(json, dict(**facts, plan=[dict(s.to_dict(), uniform_cost=cal.cost_of(s.nfe) if n_steps%s.nfe==0 else None) for s in plans]))
+        write_json(json, dict(**facts, plan=[dict(s.to_dict(), uniform_cost=cal.cost_of(s.nfe) if cal.n_steps%s.nfe==0 else None) for s in plans]))
 
-# %% ../nbs/17_cli.ipynb #c109199d
+# %% ../nbs/17_cli.ipynb #5f3ab931
 @call_parse
 def boss_straighten(
     model:str='digits',                  # 'digits' or a network file (.safetensors), the teacher
@@ -162,8 +170,8 @@ def boss_straighten(
         for p in filter(None, (out, json)): check_writable(p)
         if nfe < 1 or nfe > n_steps: raise ValueError(f'nfe must be between 1 and n_steps={n_steps}, got {nfe}')
         if n < 10: raise ValueError(f'n must be at least 10, got {n}')
-        s = pick(load_plan(plan), nfe) if plan else None
         net, shp = load_model(model, shape); dev = device_of(net)
+        s = pick(_plan_for(plan, net), nfe) if plan else None
         if s is None: s = calibrate(net, noise(100, shp, seed, device=dev), n_steps).schedule(nfe)
         st = straighten(net, snap(s, n_steps), noise(n, shp, seed, start=1_000_000, device=dev), rank=rank, n_iter=n_iter, n_steps=n_steps, lr=lr or None, seed=seed)
         zt = noise(200, shp, seed, start=10_000, device=dev); end = sample(net, zt, n_steps)
@@ -173,14 +181,14 @@ def boss_straighten(
         print(st); print(f"endpoint error on 200 held-out noises: {res['error_before']:.4g} → {res['error_after']:.4g}"); print(f'student written to {out}')
         write_json(json, res)
 
-# %% ../nbs/17_cli.ipynb #5f3ab931
+# %% ../nbs/17_cli.ipynb #cde1e979
 @call_parse
 def boss_sample(
     model:str='digits',          # 'digits' or a network file (.safetensors)
     student:str='',              # student file; brings its own schedule
     plan:str='',                 # plan file; without one, equal steps
     nfe:int=None,                # number of steps; default the student's own, or 10
-    solver:str='euler',          # euler, heun or ab2
+    solver:str='',               # euler, heun or ab2; default the plan's own, else euler
     n:int=64,                    # number of samples
     out:str='samples.png',       # .png for a picture, .safetensors for the samples themselves
     shape:str='',                # sample shape, when the file does not say
@@ -191,14 +199,14 @@ def boss_sample(
     with _script('boss_sample'):
         for p in filter(None, (out, json)): check_writable(p)
         if Path(out).suffix not in ('.png','.safetensors'): raise ValueError(f'out must end in .png or .safetensors, got {out}')
-        if solver not in solvers: raise ValueError(f"solver must be one of {', '.join(solvers)}, got {solver!r}")
+        if solver and solver not in ('euler','heun','ab2'): raise ValueError(f'solver must be one of euler, heun, ab2, got {solver!r}')
         if nfe is not None and not 1 <= nfe <= 10_000: raise ValueError(f'nfe must be between 1 and 10000, got {nfe}')
         net, shp = load_model(model, shape)
         v = load_student(student, net) if student else net
         if student and nfe and nfe not in [s.nfe for s in v.schedules]: raise ValueError(f'nfe must be one of the student\'s budgets {sorted(s.nfe for s in v.schedules)}, got {nfe}')
-        s = pick(v.schedules, nfe or v.schedule.nfe) if student else pick(load_plan(plan), nfe or 10) if plan else uniform(nfe or 10)
+        s = pick(v.schedules, nfe or v.schedule.nfe) if student else pick(_plan_for(plan, net), nfe or 10) if plan else uniform(nfe or 10)
         if Path(out).suffix=='.png' and (len(shp)!=3 or shp[0] not in (1,3)): raise ValueError(f'samples of shape {shp} are not images: give --out FILE.safetensors')
-        c = CountNFE(v); x = sample(c, noise(n, shp, seed, device=device_of(net)), s, solver)
+        c = CountNFE(v); x = sample(c, noise(n, shp, seed, device=device_of(net)), s, solver or None); solver = solver_of(s, solver)
         if Path(out).suffix=='.png':
             import matplotlib.image
             with atomic_write(out) as tmp: matplotlib.image.imsave(tmp, image_grid(x).repeat(4, 0).repeat(4, 1), format='png')
@@ -254,7 +262,7 @@ def demo_picture(path, samples, labels, k, cols=14):
     with atomic_write(path) as tmp: fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
     return Path(path)
 
-# %% ../nbs/17_cli.ipynb #cde1e979
+# %% ../nbs/17_cli.ipynb #a5bb887b
 @call_parse
 def boss_demo(
     out:str='boss_demo_out', # folder to write to
@@ -273,7 +281,7 @@ def boss_demo(
         print(f'\nCalibrating on {n_cal} noises'); sys.stdout.flush()
         cal = calibrate(v, noise(n_cal, shp, seed, device=dev), probe=7)
         zc = noise(32 if quick else 128, shp, seed, start=30_000, device=dev); endc = sample(v, zc, 100)
-        best = {k: best_schedule(v, zc, k, cal, end=endc) for k in range(1,11)}
+        best = {k: best_schedule(v, zc, k, cal, 'euler', endc) for k in range(1,11)}
         print("\nThe paper's plan (BOSS), by local cost\n" + plan_table(cal.schedules(range(1,11)), cal))
         print(f'\nThe plan chosen by endpoint error on {len(zc)} held-out noises\n' + plan_table(best.values(), cal))
         plan = snap(best[K], cal.t)

@@ -45,7 +45,7 @@ def snap(
     t = as_knots(t)
     i = (schedule.knots[:,None]-t).abs().argmin(1)
     if (i.diff()<=0).any(): raise ValueError(f'schedule {schedule.name!r} has knots closer than a grid of {len(t)-1} steps can tell apart')
-    return Schedule(t[i], schedule.name, i.tolist(), schedule.cost, schedule.meta)
+    return Schedule(t[i], schedule.name, i.tolist(), schedule.cost, schedule.meta, schedule.solver, schedule.coefs)
 
 @torch.no_grad()
 def teacher_states(
@@ -197,6 +197,8 @@ def straighten(
     if not isinstance(net, nn.Module): raise ValueError(f'net must be an nn.Module, got {type(net).__name__}; wrap a function in one')
     schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
     if not schedules: raise ValueError('schedules must hold at least one Schedule, got none')
+    for s in schedules:
+        if s.solver!='euler': raise ValueError(f"schedules must be for Euler steps, which is what straightening makes exact; {s.name!r} is for solver {s.solver!r}: plan with best_schedule(..., solver='euler')")
     if n_iter < 1: raise ValueError(f'n_iter must be at least 1, got {n_iter}')
     if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
     t = as_knots(n_steps if grid is None else grid)
