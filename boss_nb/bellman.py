@@ -199,15 +199,17 @@ def accelerations(
 
 def gram_each(
     a:Tensor,        # accelerations, shape `(b, m, D)`
-    chunk:int=2**24, # most numbers copied to float64 at a time
+    chunk:int=2**24, # most numbers converted at a time
 )->Tensor: # inner products per sample, shape `(b, m, m)`, float64 on the CPU
-    "Per-sample Gram matrices, float64, over slices of coordinates"
+    "Per-sample Gram matrices, summed in float64 over slices of coordinates"
     b, m, D = a.shape
     if a.device.type=='mps': a = a.cpu()   # no float64 there
-    w, E = max(1, chunk//max(1,b*m)), torch.zeros(b, m, m, dtype=torch.float64, device=a.device)
+    # products within a slice: float32 on the CPU for float32 and below (no slice is longer than 1024), else float64
+    kind = torch.float32 if a.device.type=='cpu' and a.element_size() <= 4 else torch.float64
+    w, E = max(1, min(chunk//max(1,b*m), 1024 if kind==torch.float32 else D)), torch.zeros(b, m, m, dtype=torch.float64, device=a.device)
     for i in range(0, D, w):
-        s = a[...,i:i+w].double()
-        E.baddbmm_(s, s.transpose(1,2))
+        s = a[...,i:i+w].to(kind)
+        E += torch.bmm(s, s.transpose(1,2))
     return E.cpu()
 
 # %% ../nbs/07_bellman.ipynb #3672d0c6

@@ -192,7 +192,7 @@ def rollout_jacobian(
     if c2 is not None:
         rows = rows.reshape(len(params)+1, len(x), -1)
         rows = (rows*(rows[-1].pow(2).mean(1)+c2).pow(-.25)[:,None]).flatten(1)
-    return gram_each(rows[None])[0]
+    return gram_each(rows[None].double())[0]
 
 # %% ../nbs/07b_multistep.ipynb #42a63452
 def refine_schedule(

@@ -93,8 +93,8 @@ def test_memory_that_runs_out_changes_nothing():
 
 def test_accelerations_are_chunked(monkeypatch):
     "Coordinates go to float64 in slices; the micro-batch is chosen so that accelerations stay within a gigabyte"
-    a = torch.randn(3, 7, 1000)
-    assert torch.allclose(gram_each(a, chunk=200), a.double()@a.double().transpose(1,2), rtol=1e-12)
+    a = torch.randn(3, 7, 1000, dtype=torch.float64)
+    assert torch.allclose(gram_each(a, chunk=200), a@a.transpose(1,2), rtol=1e-12)
     sizes = []
     def v(x, t): sizes.append(len(x)); return -x
     calibrate(v, noise(1, (3,256,256)).expand(6,-1,-1,-1), 100, progress=False)         # 78 MB of accelerations a sample
