@@ -62,6 +62,7 @@ def _check_cost(cost):
 def path_tables(
     cost:Tensor,         # cost[i,j] of a jump from node i to j>i, shape `(n+1, n+1)`; the rest is ignored
     k_max:int|None=None, # largest number of jumps, default n
+    discount:float=1.,   # factor on everything after a jump
 )->tuple: # `V[k,i]` least cost from i to n in exactly k jumps, `A[k,i]` the first jump's target; shapes `(k_max+1, n+1)`
     "Bellman's recursion for every number of jumps and every start"
     c = _check_cost(cost); n = len(c)-1
@@ -69,7 +70,7 @@ def path_tables(
     V, A = c.new_full((k_max+1, n+1), math.inf), torch.full((k_max+1, n+1), -1)
     V[0,n] = 0.
     for k in range(1, k_max+1):
-        V[k], A[k] = (c + V[k-1]).min(1)
+        V[k], A[k] = (c + discount*V[k-1]).min(1)
     return V, A.masked_fill_(torch.isinf(V), -1)
 
 def read_path(
@@ -157,19 +158,23 @@ class Schedule:
         try: return cls.from_dict(d)
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{path} holds a broken schedule: {e}') from None
 
-    def plot(self, ax=None, y:float=0, color=None):
-        "Knots on a time line"
-        import matplotlib.pyplot as plt
-        if ax is None: ax = plt.subplots(figsize=(5,.7))[1]; ax.set_yticks([]); ax.set_xlabel('t'); ax.spines[['top','left','right']].set_visible(False)
-        ax.plot(self.knots, [y]*len(self), '|-', ms=10, lw=.8, color=color, label=self.name)
-        return ax
-    def _repr_html_(self):
-        w,h = 480,46
-        ticks = ''.join(f'<line x1="{10+o*(w-20):.1f}" x2="{10+o*(w-20):.1f}" y1="6" y2="24" stroke="currentColor" stroke-width="1.5"/>' for o in self)
-        ends = f'<text x="10" y="42" font-size="11" fill="currentColor" text-anchor="middle">0</text><text x="{w-10}" y="42" font-size="11" fill="currentColor" text-anchor="middle">1</text>'
-        cost = '' if self.cost is None else f', cost {self.cost:.4g}'
-        return (f'<div><b>{self.name}</b>, {self.steps} {self.solver} steps{cost}<br><svg width="{w}" height="{h}" role="img" aria-label="knots of the schedule">'
-                f'<line x1="10" x2="{w-10}" y1="15" y2="15" stroke="currentColor" stroke-width=".7"/>{ticks}{ends}</svg></div>')
+# %% ../nbs/07_bellman.ipynb #5dcecf83
+@patch
+def plot(self:Schedule, ax=None, y:float=0, color=None):
+    "Knots on a time line"
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=(5,.7))[1]; ax.set_yticks([]); ax.set_xlabel('t'); ax.spines[['top','left','right']].set_visible(False)
+    ax.plot(self.knots, [y]*len(self), '|-', ms=10, lw=.8, color=color, label=self.name)
+    return ax
+
+@patch
+def _repr_html_(self:Schedule):
+    w,h = 480,46
+    ticks = ''.join(f'<line x1="{10+o*(w-20):.1f}" x2="{10+o*(w-20):.1f}" y1="6" y2="24" stroke="currentColor" stroke-width="1.5"/>' for o in self)
+    ends = f'<text x="10" y="42" font-size="11" fill="currentColor" text-anchor="middle">0</text><text x="{w-10}" y="42" font-size="11" fill="currentColor" text-anchor="middle">1</text>'
+    cost = '' if self.cost is None else f', cost {self.cost:.4g}'
+    return (f'<div><b>{self.name}</b>, {self.steps} {self.solver} steps{cost}<br><svg width="{w}" height="{h}" role="img" aria-label="knots of the schedule">'
+            f'<line x1="10" x2="{w-10}" y1="15" y2="15" stroke="currentColor" stroke-width=".7"/>{ticks}{ends}</svg></div>')
 
 # %% ../nbs/07_bellman.ipynb #3487a380
 def accelerations(
@@ -237,73 +242,83 @@ class Calibration:
     def solver(self)->str:
         "The teacher's solver"
         return self.meta.get('solver','euler')
+    @property
+    def rate(self)->Tensor:
+        "Root mean square size of the acceleration (change of velocity per time) at the inner times of the grid, shape `(N-1,)`"
+        return self.E.diagonal()[:self.n_steps-1].clamp_min(0).sqrt()/((self.t[2:]-self.t[:-2])/2)
     def tables(self, power=0.):
         "`(V, A)` of `path_tables` for all budgets and starts, costs times `gain**power`"
         if power not in self._tables: self._tables[power] = path_tables(self.cost*self.weights(power) if power else self.cost)
         return self._tables[power]
-
-    def start_index(self,
-        nfe:int,         # number of steps
-        start:float=0.,  # time of the first knot
-    )->int: # node of the grid
-        "Check a budget and a start; raises `ValueError`"
-        if not 0 <= start < 1: raise ValueError(f'start must be in [0,1), got {start}')
-        s = int((self.t-start).abs().argmin())
-        most = self.n_steps-s
-        if isinstance(nfe, bool) or int(nfe)!=nfe or not 1 <= nfe <= most: raise ValueError(f'nfe must be a whole number between 1 and {most} (the grid steps after start), got {nfe}')
-        return s
-
-    def schedule(self,
-        nfe:int,                # number of steps, 1 to the grid steps left after `start`
-        objective:str='boss',   # 'boss' (the paper's cost), 'weighted' (times what defects become), 'ab2' or 'multistep' (for those solvers), 'refined' (on rollouts), 'best' (chosen by rollouts)
-        start:float=0.,         # first knot, rounded to the grid: 0 for sampling from noise, more for image-to-image
-        power:float|None=None,  # exponent of the weights, 0 to 2; default 0.5 for 'weighted', 1 for 'ab2' and 'multistep'
-        **kw,                   # more of 'multistep', 'refined' and 'best': see `boss_nb.multistep` and `boss_nb.schedules`
-    )->Schedule:
-        "The best schedule with exactly `nfe` steps"
-        if objective not in objectives: raise ValueError(f"objective must be one of {', '.join(objectives)}, got {objective!r}")
-        if power is not None and not 0 <= power <= 2: raise ValueError(f'power must be in [0,2], got {power}')
-        s = self.start_index(nfe, start)
-        if objective not in ('boss','weighted'):
-            import boss_nb.schedules                                  # where the others are made: it adds them to `objectives`
-            return objectives[objective](self, int(nfe), start=float(self.t[s]), power=power, **kw)
-        if kw: raise TypeError(f"objective {objective!r} takes no {', '.join(kw)}")
-        power = 0. if objective=='boss' else .5 if power is None else power
-        V, A = self.tables(power)
-        idx = read_path(A, int(nfe), s)
-        return self.named(Schedule(self.t[idx], f'weighted {power:g}' if objective=='weighted' else 'boss', idx, V[int(nfe),s].item(), dict(objective=objective)))
-    def named(self,
-        s:Schedule, # made from this calibration
-    )->Schedule:
-        "Write into a schedule where it came from"
-        s.meta = dict(n_steps=self.n_steps, n=self.n, **{k:o for k,o in self.meta.items() if k not in ('n','spent')}) | s.meta
-        if self.preview and not s.name.endswith('(preview)'): s.name += ' (preview)'
-        return s
-
-    def schedules(self,
-        nfes,                  # budgets, e.g. `range(1,21)`
-        objective:str='boss',  # what is minimised
-        start:float=0.,        # first knot
-        power:float|None=None, # exponent of the weights
-        **kw,                  # see `schedule`
-    )->list:
-        "The best schedule for each budget, all from one table"
-        return [self.schedule(k, objective, start, power, **kw) for k in nfes]
-
-    def cost_of(self,
-        knots, # knots on the calibration grid, or anything `as_knots` takes; others are moved to the nearest grid time
-    )->float:
-        "BOSS cost of any schedule, knots moved to the nearest grid times"
-        i = (as_knots(knots)[:,None]-self.t).abs().argmin(1)
-        if (i.diff()<=0).any(): raise ValueError(f'knots are closer than the calibration grid of {self.n_steps} steps can tell apart')
-        return self.cost[i[:-1],i[1:]].sum().item()
     def __repr__(self): return f"Calibration(n={self.n}, n_steps={self.n_steps}{'' if self.solver=='euler' else f', {self.solver} teacher'}{', preview' if self.preview else ''})"
 
+# %% ../nbs/07_bellman.ipynb #60f0d395
 objectives = dict(boss=None, weighted=None, ab2=None, multistep=None, refined=None, best=None) # name → what makes the schedule; None where `Calibration.schedule` or a later notebook does
 
-# %% ../nbs/07_bellman.ipynb #df7e6b67
-def _first(o, n): return o[:1] if isinstance(o, Tensor) and o.ndim and len(o)==n else o
+@patch
+def start_index(self:Calibration,
+    nfe:int,         # number of steps
+    start:float=0.,  # time of the first knot
+)->int: # node of the grid
+    "Check a budget and a start; raises `ValueError`"
+    if not 0 <= start < 1: raise ValueError(f'start must be in [0,1), got {start}')
+    s = int((self.t-start).abs().argmin())
+    most = self.n_steps-s
+    if isinstance(nfe, bool) or int(nfe)!=nfe or not 1 <= nfe <= most: raise ValueError(f'nfe must be a whole number between 1 and {most} (the grid steps after start), got {nfe}')
+    return s
 
+@patch
+def named(self:Calibration,
+    s:Schedule, # made from this calibration
+)->Schedule:
+    "Write into a schedule where it came from"
+    s.meta = dict(n_steps=self.n_steps, n=self.n, **{k:o for k,o in self.meta.items() if k not in ('n','spent')}) | s.meta
+    if self.preview and not s.name.endswith('(preview)'): s.name += ' (preview)'
+    return s
+
+@patch
+def schedule(self:Calibration,
+    nfe:int,                # number of steps, 1 to the grid steps left after `start`
+    objective:str='boss',   # 'boss' (the paper's cost), 'weighted' (times what defects become), 'ab2' or 'multistep' (for those solvers), 'refined' (on rollouts), 'best' (chosen by rollouts)
+    start:float=0.,         # first knot, rounded to the grid: 0 for sampling from noise, more for image-to-image
+    power:float|None=None,  # exponent of the weights, 0 to 2; default 0.5 for 'weighted', 1 for 'ab2' and 'multistep'
+    **kw,                   # more of 'multistep', 'refined' and 'best': see `boss_nb.multistep` and `boss_nb.schedules`
+)->Schedule:
+    "The best schedule with exactly `nfe` steps"
+    if objective not in objectives: raise ValueError(f"objective must be one of {', '.join(objectives)}, got {objective!r}")
+    if power is not None and not 0 <= power <= 2: raise ValueError(f'power must be in [0,2], got {power}')
+    s = self.start_index(nfe, start)
+    if objective not in ('boss','weighted'):
+        import boss_nb.schedules                                  # where the others are made: it adds them to `objectives`
+        return objectives[objective](self, int(nfe), start=float(self.t[s]), power=power, **kw)
+    if kw: raise TypeError(f"objective {objective!r} takes no {', '.join(kw)}")
+    power = 0. if objective=='boss' else .5 if power is None else power
+    V, A = self.tables(power)
+    idx = read_path(A, int(nfe), s)
+    return self.named(Schedule(self.t[idx], f'weighted {power:g}' if objective=='weighted' else 'boss', idx, V[int(nfe),s].item(), dict(objective=objective)))
+
+# %% ../nbs/07_bellman.ipynb #d48cce5e
+@patch
+def schedules(self:Calibration,
+    nfes,                  # budgets, e.g. `range(1,21)`
+    objective:str='boss',  # what is minimised
+    start:float=0.,        # first knot
+    power:float|None=None, # exponent of the weights
+    **kw,                  # see `schedule`
+)->list:
+    "The best schedule for each budget, all from one table"
+    return [self.schedule(k, objective, start, power, **kw) for k in nfes]
+
+@patch
+def cost_of(self:Calibration,
+    knots, # knots on the calibration grid, or anything `as_knots` takes; others are moved to the nearest grid time
+)->float:
+    "BOSS cost of any schedule, knots moved to the nearest grid times"
+    i = (as_knots(knots)[:,None]-self.t).abs().argmin(1)
+    if (i.diff()<=0).any(): raise ValueError(f'knots are closer than the calibration grid of {self.n_steps} steps can tell apart')
+    return self.cost[i[:-1],i[1:]].sum().item()
+
+# %% ../nbs/07_bellman.ipynb #55b1fdb1
 @patch
 def bind(self:Calibration,
     v:Callable,          # the teacher's velocity
@@ -320,19 +335,22 @@ def bind(self:Calibration,
             dev = noise.device if noise is not None else next(iter(v.parameters())).device if isinstance(v, nn.Module) and any(True for _ in v.parameters()) else x.device
             n = len(noise) if noise is not None else self.n
             f, y = full_state(v, x.to(dev))
-            with torch.no_grad(): w = eval_velocity(f, y, self.t[self.n_steps//2], **{k:_first(o, n) for k,o in cond.items()}).cpu()
+            with torch.no_grad(): w = eval_velocity(f, y, self.t[self.n_steps//2], **cut(cond, slice(1), n)).cpu()
             off = ((w-u).norm()/u.norm().clamp_min(1e-30)).item()
             if off > .02: raise ValueError(f'this is not the velocity that was calibrated: another network, guidance or condition (it differs by {off:.1%})')
             if off > 1e-3: warnings.warn(f'this velocity differs by {off:.2%} from the one that was calibrated: another dtype or quantisation?', stacklevel=2)
     self.v, self.noise, self.end, self.cond = v, noise, end, cond
+    self._held.clear()                                                # rollouts of the model before
     return self
 
 @patch
 def model(self:Calibration,
-    what:str, # what needs it, for the message
+    what:str,         # what needs it, for the message
+    noise:bool=False, # noise is needed too
 )->Callable:
     "The velocity this calibration was made with; raises `ValueError` when it is not known"
     if self.v is None: raise ValueError(f'{what} needs the model: use the calibration where it was made, or give it back with bind(v)')
+    if noise and self.noise is None: raise ValueError(f'{what} needs noise: give it back with bind(v, noise)')
     return self.v
 
 @patch
@@ -340,13 +358,13 @@ def weights(self:Calibration,
     power:float=1., # exponent
 )->Tensor: # shape `(N+1,)`
     "How much a defect made at each time counts: what becomes of it by t=1, to a power; probed now if need be"
-    if not power: return torch.ones(self.n_steps+1, dtype=torch.float64)
+    if not power or self.n_steps < 2: return torch.ones(self.n_steps+1, dtype=torch.float64)
     if self.gain is None:
         if self.v is None or self.noise is None: raise ValueError("weights need probes: calibrate(..., probe=7), or give the model back with bind(v, noise)")
         self.gain, self.spent['probes'] = _probe(self.v, self.noise, self.t, min(7, self.n_steps-1), **self.cond)
     return self.gain**power
 
-# %% ../nbs/07_bellman.ipynb #5dcecf83
+# %% ../nbs/07_bellman.ipynb #d2dad45b
 @patch
 def save(self:Calibration,
     path,            # file to write, usually `*.safetensors`
@@ -463,6 +481,7 @@ def bootstrap(self:Calibration,
                          shift=(self.t[ps]-self.t[p]).abs().max(1).values.mean().item(), regret=max(0., regret.mean().item())))
     return Doubt(rows, n, n_boot, objective)
 
+# %% ../nbs/07_bellman.ipynb #56017a71
 @patch
 def plot(self:Calibration, nfes=(2,3,4,6,8,10), objective='boss', start=0., ax=None):
     "Planned knots of several budgets over the size of the acceleration"
@@ -470,8 +489,7 @@ def plot(self:Calibration, nfes=(2,3,4,6,8,10), objective='boss', start=0., ax=N
     if ax is None: ax = plt.subplots(figsize=(5,2.6))[1]
     s = int((self.t-start).abs().argmin())
     nfes = [o for o in nfes if o<=self.n_steps-s]
-    rate = self.E.diagonal()[:self.n_steps-1].clamp_min(0).sqrt()/((self.t[2:]-self.t[:-2])/2)
-    ax.fill_between(self.t[1:-1], rate/rate.max()*(len(nfes)+.5)-.5, -.5, color='C1', alpha=.25, lw=0, label='size of acceleration')
+    ax.fill_between(self.t[1:-1], self.rate/self.rate.max()*(len(nfes)+.5)-.5, -.5, color='C1', alpha=.25, lw=0, label='size of acceleration')
     for y,k in enumerate(nfes): self.schedule(k, objective, start).plot(ax, y, 'C0')
     ax.set_yticks(range(len(nfes)), nfes); ax.set_ylabel('steps'); ax.set_xlabel('t (0 noise, 1 data)')
     if self.preview: ax.set_title('preview', fontsize=8, loc='right')
@@ -514,7 +532,7 @@ def _pass(v, noise, t, solver, batch_size, tick, rank, size, **cond):
         b = s.stop-s.start
         a, end, half = accelerations(v, mine[s], t, lambda: tick(b), solver, **c)
         return gram_each(a), end, half.cpu()
-    got = run_batches(part, hi-lo, batch_size, _first_batch(noise, N, solver), **{k: o[lo:hi] if isinstance(o, Tensor) and o.ndim and len(o)==n else o for k,o in cond.items()})
+    got = run_batches(part, hi-lo, batch_size, _first_batch(noise, N, solver), **cut(cond, slice(lo, hi), n))
     each, first = torch.zeros(n, R, R, dtype=torch.float64), torch.zeros(2, *noise[:1].shape, dtype=torch.float64)
     if got: each[lo:hi] = torch.cat([g[0] for g in got])
     if lo==0 and got: first = got[0][2].double()
@@ -556,8 +574,7 @@ def calibrate(
     "Follow the teacher once and learn the cost of every jump (BOSS, arXiv 2312.16414); raises `ValueError` on bad input, `FloatingPointError` on NaN"
     if preview and isinstance(noise, Tensor) and noise.ndim:
         if grid is None and isinstance(n_steps, int): n_steps = min(n_steps, 20)
-        cond = {k: o[:16] if isinstance(o, Tensor) and o.ndim and len(o)==len(noise) else o for k,o in cond.items()}
-        noise = noise[:16]
+        cond, noise = cut(cond, slice(16), len(noise)), noise[:16]
     t = _check_calibrate(noise, n_steps, grid, solver, until); N, n = len(t)-1, len(noise)
     if probe: _check_probe(probe, N)
     (rank, size), cuts = _rank_size(distributed), [n] if until is None else [*(16*2**i for i in range(60) if 16*2**i<n), n]
@@ -567,15 +584,14 @@ def calibrate(
     facts = dict(meta or {}, shape=list(noise.shape[1:]), dtype=str(noise.dtype).removeprefix('torch.'), solver=solver, **({'preview':True} if preview else {}))
     each, ends, cal = [], [], None
     for lo,hi in zip([0,*cuts], cuts):
-        c = {k: o[lo:hi] if isinstance(o, Tensor) and o.ndim and len(o)==n else o for k,o in cond.items()}
-        E, end, u = _pass(v, noise[lo:hi], t, solver, batch_size, tick, rank, size, **c)
+        E, end, u = _pass(v, noise[lo:hi], t, solver, batch_size, tick, rank, size, **cut(cond, slice(lo, hi), n))
         each.append(E); ends.append(end)
         if lo==0: first = u.to(noise.dtype)
         if until is not None and hi >= 2 and (regret := Calibration(t, torch.cat(each)).bootstrap().regret) <= until: break
     else:
         if until is not None: warnings.warn(f'all {n} samples were used and the expected regret is {regret:.2%}, not below until={until:.2%}: give more noise' if n>1 else 'until needs at least 2 samples', stacklevel=2)
     next(bar, None)
-    cond = {k: o[:hi] if isinstance(o, Tensor) and o.ndim and len(o)==n else o for k,o in cond.items()}
+    cond = cut(cond, slice(hi), n)
     cal = Calibration(t, torch.cat(each), facts, witness=first).bind(v, noise[:hi], torch.cat(ends) if ends[0] is not None else None, check=False, **cond)
     cal.spent['teacher'] = hi*nfe_of(N, solver)
     if probe: cal.gain, cal.spent['probes'] = _probe(v, cal.noise, t, probe, batch_size, progress, **cond)

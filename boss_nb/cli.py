@@ -78,6 +78,7 @@ def load_model(
     except (RuntimeError, ValueError) as e: raise ValueError(f'shape {",".join(map(str,shp))} does not fit {model}: {e}') from None
     return net, shp
 
+# %% ../nbs/17_cli.ipynb #0d3b4efc
 def parse_nfes(
     s:str, # '4', '1-10' or '2,4,8'
 )->list:

@@ -21,8 +21,7 @@ from .sampling import *
 # %% ../nbs/16_explore.ipynb #4f522d82
 def _line(ax, cal, s, start):
     "Knots over the size of the acceleration"
-    rate = cal.E.diagonal()[:cal.n_steps-1].clamp_min(0).sqrt()/((cal.t[2:]-cal.t[:-2])/2)
-    ax.fill_between(cal.t[1:-1], rate/rate.max(), color='C1', alpha=.3, lw=0)
+    ax.fill_between(cal.t[1:-1], cal.rate/cal.rate.max(), color='C1', alpha=.3, lw=0)
     ax.vlines(s.knots, 0, 1, color='C0', lw=1.2)
     ax.set_xlim(0, 1); ax.set_ylim(0, 1.05); ax.set_yticks([]); ax.set_xlabel('t (0 noise, 1 data)', fontsize=8); ax.tick_params(labelsize=7)
     ax.set_title(f'{s.nfe} evaluations, {s.solver}: knots over the size of the acceleration', fontsize=8)

@@ -253,7 +253,7 @@ def held(
 )->tuple: # (states at node s, ends or None, conditions for so many samples)
     "The teacher's states at node s, where it ends, and the conditions that go with them"
     n = len(cal.noise) if cal.noise is not None else cal.n
-    cond = {k: o[:len(noise)] if isinstance(o, Tensor) and o.ndim and len(o)==n else o for k,o in cal.cond.items()}
+    cond = cut(cal.cond, slice(len(noise)), n)
     x = sample(cal.v, noise, cal.t[:s+1], cal.solver, **cond) if s else noise
     return x, sample(cal.v, x, cal.t[s:], cal.solver, **cond) if ends else None, cond
 
@@ -265,12 +265,11 @@ def rollout_set(
     noise:Tensor=None,  # noise to use instead
 )->tuple: # (states at node s, where the teacher ends, conditions)
     "Noise to try schedules on, and where the teacher goes from there, kept for the next call; 'fit' begins with the calibration's own"
-    cal.model("a rollout")
+    cal.model('a rollout', noise is None)
     key = (what, n, s, None if noise is None else id(noise))
     if key in cal._held: return cal._held[key][:3]
     have = cal.noise
     if noise is None:
-        if have is None: raise ValueError('a rollout needs noise: give it back with bind(v, noise)')
         if any(isinstance(o, Tensor) and o.ndim and len(o)==len(have) for o in cal.cond.values()): n = min(n, len(have))
         if (what=='holdout' or n > len(have)) and have.numel() > 1000 and abs(have.float().std().item()-1) > .2:
             raise ValueError(f'the calibration was not made on standard normal noise (standard deviation {have.float().std():.2f}): give noise like it')
@@ -283,6 +282,7 @@ def rollout_set(
     cal.spent[what] = cal.spent.get(what,0) + len(noise)*nfe_of(cal.n_steps, cal.solver)
     return cal._held[key][:3]
 
+# %% ../nbs/07b_multistep.ipynb #bff22a81
 def refined_from(
     cal:Calibration,    # with its model and noise
     schedule:Schedule,  # where to begin; its first knot is where the rollouts start

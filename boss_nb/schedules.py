@@ -87,10 +87,8 @@ def sharp_euler(
     cal:Calibration,  # from `calibrate`
 )->Schedule:
     "Knot density proportional to the square root of the size of the acceleration (SharpEuler), from the diagonal of E"
-    t, N = cal.t, cal.n_steps
-    if N < 2: raise ValueError(f'sharp_euler needs a calibration of at least 2 steps, got {N}')
-    mid = (t[2:]-t[:-2])/2
-    rate = (cal.E.diagonal()[:N-1].clamp_min(0).sqrt()/mid).sqrt()
+    t, rate = cal.t, cal.rate.sqrt()
+    if cal.n_steps < 2: raise ValueError(f'sharp_euler needs a calibration of at least 2 steps, got {cal.n_steps}')
     rate = torch.cat([rate[:1], (rate[1:]+rate[:-1])/2, rate[-1:]])           # on the N intervals
     F = torch.cat([torch.zeros(1, dtype=torch.float64), (rate*t.diff()).cumsum(0)])
     k = torch.from_numpy(np.interp(np.linspace(0, F[-1], _check_nfe(nfe)+1), F.numpy(), t.numpy())) if F[-1]>0 else as_knots(nfe)
@@ -141,14 +139,12 @@ def gits(
     discount:float=1.15,# factor on everything after a jump
 )->Schedule:
     "Chord deviation with a discount (GITS, arXiv 2405.11326)"
-    cal.start_index(nfe); cal.model("schedule 'gits'")
-    if ('gits',n,discount) not in cal._tables:
+    cal.start_index(nfe); cal.model("schedule 'gits'", noise=True)
+    if ('gits',n,discount) not in cal._held:
         x, _, cond = held(cal, cal.noise[:n], 0, False)
         c = _gits_costs(cal.v, x, cal.t, **cond); cal.spent['gits'] = len(x)*cal.n_steps
-        N = cal.n_steps; V, A = c.new_full((N+1,N+1), math.inf), torch.full((N+1,N+1), -1); V[0,N] = 0.
-        for k in range(1, N+1): V[k], A[k] = (c + discount*V[k-1]).min(1)
-        cal._tables['gits',n,discount] = V, A
-    V, A = cal._tables['gits',n,discount]
+        cal._held['gits',n,discount] = path_tables(c, discount=discount)
+    V, A = cal._held['gits',n,discount]
     idx = read_path(A, nfe)
     return cal.named(Schedule(cal.t[idx], 'gits', idx, V[nfe,0].item()))
 
@@ -158,13 +154,13 @@ def oss(
     n:int=32,        # samples, of the calibration's noise
 )->Schedule:
     "Dynamic programming over the student's own states (OSS, arXiv 2503.21774)"
-    cal.start_index(nfe); cal.model("schedule 'oss'")
+    cal.start_index(nfe); cal.model("schedule 'oss'", noise=True)
     t, N = cal.t, cal.n_steps
-    if ('oss',n) not in cal._tables:
+    if ('oss',n) not in cal._held:
         x, _, cond = held(cal, cal.noise[:n], 0, False)
-        cal._tables['oss',n] = dict(cond=cond, xs=trajectory(cal.v, x, t, cal.solver, **cond), layers=[({0:x}, {})])
+        cal._held['oss',n] = dict(cond=cond, xs=trajectory(cal.v, x, t, cal.solver, **cond), layers=[({0:x}, {})])
         cal.spent['oss'] = cal.spent.get('oss',0)+len(x)*nfe_of(N, cal.solver)
-    o = cal._tables['oss',n]; xs, layers = o['xs'], o['layers']                # layers[k]: best states after k steps by node, and where they came from
+    o = cal._held['oss',n]; xs, layers = o['xs'], o['layers']                # layers[k]: best states after k steps by node, and where they came from
     while len(layers) <= nfe:
         states, new, come, best = layers[-1][0], {}, {}, torch.full((N+1,), math.inf, dtype=torch.float64)
         for i,x in states.items():
@@ -268,6 +264,7 @@ def candidates(
         if (k:=(s.solver if nfe>1 else '', *s.knots.tolist())) not in seen: seen.add(k); out.append(s)
     return out
 
+# %% ../nbs/08_schedules.ipynb #2bfb94d7
 def accept_refined(
     refined:Tensor,  # errors of the refined schedule, one per sample
     plain:Tensor,    # errors of the one it came from
