@@ -593,6 +593,6 @@ def calibrate(
     next(bar, None)
     cond = cut(cond, slice(hi), n)
     cal = Calibration(t, torch.cat(each), facts, witness=first).bind(v, noise[:hi], torch.cat(ends) if ends[0] is not None else None, check=False, **cond)
-    cal.spent['teacher'] = hi*nfe_of(N, solver)
+    cal.spent['teacher'] = hi*nfe_of(N, solver)*price(v)
     if probe: cal.gain, cal.spent['probes'] = _probe(v, cal.noise, t, probe, batch_size, progress, **cond)
     return cal

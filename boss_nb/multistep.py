@@ -279,7 +279,7 @@ def rollout_set(
         noise = torch.cat([own, more])
     elif cal.witness is not None and noise.shape[1:]!=cal.witness.shape[2:]: raise ValueError(f'noise must have the shape of the calibration {tuple(cal.witness.shape[2:])}, got {tuple(noise.shape[1:])}')
     cal._held[key] = (*held(cal, noise, s), noise)                             # the noise is kept so that its id stays its own
-    cal.spent[what] = cal.spent.get(what,0) + len(noise)*nfe_of(cal.n_steps, cal.solver)
+    cal.spent[what] = cal.spent.get(what,0) + len(noise)*nfe_of(cal.n_steps, cal.solver)*price(cal.v)
     return cal._held[key][:3]
 
 # %% ../nbs/07b_multistep.ipynb #bff22a81

@@ -142,7 +142,7 @@ def gits(
     cal.start_index(nfe); cal.model("schedule 'gits'", noise=True)
     if ('gits',n,discount) not in cal._held:
         x, _, cond = held(cal, cal.noise[:n], 0, False)
-        c = _gits_costs(cal.v, x, cal.t, **cond); cal.spent['gits'] = len(x)*cal.n_steps
+        c = _gits_costs(cal.v, x, cal.t, **cond); cal.spent['gits'] = len(x)*cal.n_steps*price(cal.v)
         cal._held['gits',n,discount] = path_tables(c, discount=discount)
     V, A = cal._held['gits',n,discount]
     idx = read_path(A, nfe)
@@ -159,13 +159,13 @@ def oss(
     if ('oss',n) not in cal._held:
         x, _, cond = held(cal, cal.noise[:n], 0, False)
         cal._held['oss',n] = dict(cond=cond, xs=trajectory(cal.v, x, t, cal.solver, **cond), layers=[({0:x}, {})])
-        cal.spent['oss'] = cal.spent.get('oss',0)+len(x)*nfe_of(N, cal.solver)
+        cal.spent['oss'] = cal.spent.get('oss',0)+len(x)*nfe_of(N, cal.solver)*price(cal.v)
     o = cal._held['oss',n]; xs, layers = o['xs'], o['layers']                # layers[k]: best states after k steps by node, and where they came from
     while len(layers) <= nfe:
         states, new, come, best = layers[-1][0], {}, {}, torch.full((N+1,), math.inf, dtype=torch.float64)
         for i,x in states.items():
             if i==N: continue
-            u = eval_velocity(cal.v, x, t[i], **o['cond']); cal.spent['oss'] += len(x)
+            u = eval_velocity(cal.v, x, t[i], **o['cond']); cal.spent['oss'] += len(x)*price(cal.v)
             y = x + (t[i+1:]-t[i]).to(x).reshape(-1, *[1]*x.ndim)*u            # every target at once
             e = (y-xs[i+1:]).double().flatten(1).pow(2).sum(1).cpu()/len(x)
             for j in (e < best[i+1:]).nonzero().flatten().tolist(): best[i+1+j], new[i+1+j], come[i+1+j] = e[j], y[j].clone(), i
