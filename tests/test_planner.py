@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from boss_nb.bellman import Calibration, Schedule, calibrate, gram_each, jump_costs, path_tables, shortest_path
 from boss_nb.core import CountNFE, noise, run_batches
-from boss_nb.data import GaussianMixture, image_mixture, moons
+from boss_nb.data import GaussianMixture, image_mixture, moons, ring
+from boss_nb.flows import guided
 from boss_nb.multistep import fit_coefs, pair_costs, pair_path, pair_tables, refine_schedule
 from boss_nb.sampling import ab2_coefs, as_knots, sample
 from boss_nb.schedules import accept_refined, best_schedule, compare_schedules, endpoint_error, make_schedule, planners, rivals, uniform
@@ -160,3 +161,13 @@ def test_one_call_compares_everything():
     assert {r['label'] for r in rows} == {*rivals, *planners, 'boss','weighted','ab2','multistep','refined','best'}
     e = {(r['label'],r['nfe']): r['error'] for r in rows}
     assert e['best',4] <= e['uniform',4] and '| best |' in rows.table()
+
+def test_a_guided_network_runs_twice_and_is_counted_twice():
+    gm, y = ring(6), torch.arange(6)
+    for scale,runs in ((2., 2), (1., 1)):
+        v = CountNFE(guided(lambda x, t, y: gm(x, t), scale, 0))
+        cal = calibrate(v, noise(6, (2,)), 10, probe=3, progress=False, y=y)
+        assert cal.spent['teacher']==6*10*runs and sum(cal.spent.values())==v.samples
+        before = v.samples
+        make_schedule('gits', 4, cal); make_schedule('oss', 4, cal); cal.schedule(3, 'best')
+        assert sum(cal.spent.values())-(cal.spent['teacher']+cal.spent['probes'])==v.samples-before
