@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=['boss_nb', 'boss_nb.*']), include_package_data=True,
     package_data={'boss_nb': ['weights/*.safetensors', 'weights/*.json', 'py.typed']},
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={o: shlex.split(cfg[f'{o}_requirements']) for o in ('diffusers', 'dev')},
     python_requires='>=' + cfg['min_python'],
     entry_points={'console_scripts': [o.strip() for o in cfg['console_scripts'].split('\n') if o.strip()],
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},

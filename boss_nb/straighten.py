@@ -121,8 +121,8 @@ class StraightenCallback(Callback):
 def lora_targets(
     net:nn.Module, # any network
 )->list:
-    "Names of all `Linear` and `Conv2d` layers"
-    return [n for n,m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    "Names of all `Linear` and (not grouped) `Conv2d` layers"
+    return [n for n,m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and getattr(m, 'groups', 1)==1]
 
 def share_weights(
     net:nn.Module, # any network
@@ -135,7 +135,7 @@ def add_lora(
     net:nn.Module,         # the base network, left as it is
     rank:int=8,            # rank r of every adapter, at least 1
     alpha:float|None=None, # scale, default `rank` (factor 1)
-    targets:list=None,     # layer names, default every `Linear` and `Conv2d`
+    targets:list=None,     # layers by the ends of their names, default every `Linear` and `Conv2d`
     seed:int=0,            # of the adapters' start
 )->nn.Module: # a `peft.PeftModel` that shares the weights of `net`
     "The network with fresh LoRA adapters"
@@ -169,6 +169,8 @@ class Straightened:
     def parameters(self): return self.model.parameters()
     @property
     def device(self): return device_of(self.model)
+    @property
+    def nfe_per_call(self): return price(self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model)
     def __repr__(self): return f"Straightened({'LoRA rank '+str(self.meta['rank']) if self.meta.get('rank') else 'full'}, {trainable(self.model)} parameters trained, {self.schedule}, held-out loss {self.loss_before:.4g} → {self.loss_after:.4g})"
 
 # %% ../nbs/09_straighten.ipynb #66f11f8a
@@ -184,10 +186,12 @@ def straighten(
     grid=None,                # the teacher's grid instead of `n_steps` equal steps; see `refine`
     solver:str='euler',       # the teacher's solver; 'ab2' needs about a third of the steps
     alpha:float|None=None,    # LoRA scale, default `rank`
+    targets:list=None,        # layers a LoRA adapts, by the ends of their names; default every `Linear` and `Conv2d`
     decay:float=.99,          # of the weight average
     clip:float=1.,            # gradient norm limit
     valid:float|int=.1,       # share or number of trajectories held out
     states:Tensor=None,       # teacher states from `teacher_states`, to use them more than once
+    batch_size:int|None=256,  # trajectories at a time in the teacher's pass, None for all
     seed:int=0,               # of batches, intervals and adapters
     cbs=(),                   # further fastai callbacks
     progress=True,            # progress bars
@@ -205,13 +209,13 @@ def straighten(
     keep, dev = knot_union(schedules, t), device_of(net)
     was = net.training; net.eval()
     try:
-        if states is None: states = teacher_states(net, noise.to(dev), keep, t, solver, progress=progress, **cond)
+        if states is None: states = teacher_states(net, noise.to(dev), keep, t, solver, batch_size, progress, **cond)
     finally: net.train(was)
     if states.shape[1] != len(keep): raise ValueError(f'states must hold {len(keep)} times per trajectory (the union of all knots), got {states.shape[1]}')
     if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
     set_seed(seed)
     dls = flow_dls(states, *cond.values(), bs=min(bs, len(states)-(int(valid*len(states)) if isinstance(valid,float) else valid)), valid=valid, seed=seed, repeat=max(1, round(n_iter*bs/len(states)/5)), device=dev)   # about five epochs
-    model = add_lora(net, rank, alpha, seed=seed) if rank else deepcopy(net).requires_grad_(True)
+    model = add_lora(net, rank, alpha, targets, seed) if rank else deepcopy(net).requires_grad_(True)
     lr = lr or (4e-3 if rank else 4e-4)
     model = _Named(model, tuple(cond)) if cond else model
     learn = Learner(dls, model, MSELossFlat(), opt_func=Adam, cbs=[StraightenCallback(schedules, t[keep]), EMA(decay), GradientClip(clip), StopOnNaN(), *L(cbs)])

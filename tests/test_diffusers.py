@@ -1,0 +1,230 @@
+"Pipelines of diffusers: sigmas through every scheduler, parity with the pipelines, LoRA files"
+import copy, inspect, itertools, json, warnings
+from pathlib import Path
+import pytest, torch
+diffusers = pytest.importorskip('diffusers'); pytest.importorskip('transformers')
+from diffusers import FlowMatchEulerDiscreteScheduler as Euler, FlowMatchHeunDiscreteScheduler as Heun, StableDiffusion3Img2ImgPipeline
+from hypothesis import given, settings, strategies as st
+from safetensors import safe_open
+import boss_nb.diffusers as bd
+from boss_nb.bellman import Schedule, calibrate
+from boss_nb.core import CountNFE, noise
+from boss_nb.models import load_state, save_state
+from boss_nb.diffusers import *
+from boss_nb.sampling import sample
+from boss_nb.schedules import uniform
+from boss_nb.straighten import add_lora, share_weights, straighten
+warnings.filterwarnings('ignore', message='.*scikit|.*torch_dtype')
+
+def random_knots(seed, nfe, start=0., terminal=None):
+    "`nfe+1` random knots, at least 1e-4 apart; with `terminal`, the last sigma before 0 is that"
+    g = torch.Generator().manual_seed(seed)
+    if terminal is not None and nfe==1: return torch.tensor([1-terminal, 1.], dtype=torch.float64)
+    end, n = (1., nfe) if terminal is None else (1-terminal, nfe-1)
+    d = torch.rand(n, generator=g, dtype=torch.float64)**3 + 2e-3
+    k = torch.cat([torch.zeros(1, dtype=torch.float64), d.cumsum(0)/d.sum()])*(end-start)+start
+    k[-1] = end
+    return k if terminal is None else torch.cat([k, torch.ones(1, dtype=torch.float64)])
+
+variants = st.one_of(st.builds(lambda s: (dict(shift=s), None), st.floats(.2, 12)),
+                     st.builds(lambda mu: (dict(use_dynamic_shifting=True), mu), st.floats(-1.5, 2.5)),
+                     st.builds(lambda mu: (dict(use_dynamic_shifting=True, time_shift_type='linear'), mu), st.floats(.2, 12)))
+
+@settings(max_examples=200, deadline=None)
+@given(variants, st.integers(1, 20), st.integers(0, 10**6), st.sampled_from([0., 0., .3, .8]), st.sampled_from([None, None, .02, .1]))
+def test_sigmas_survive(variant, nfe, seed, start, terminal):
+    kw, mu = variant
+    if terminal is not None and nfe==1: start = 1-terminal
+    k = random_knots(seed, nfe, start, terminal)
+    s = Euler(**kw, shift_terminal=terminal)
+    sig = scheduler_sigmas(s, Schedule(k), mu)
+    assert len(sig)==nfe
+    s.set_timesteps(sigmas=sig, mu=mu)
+    assert s.sigmas.shape==(nfe+1,) and s.sigmas[-1]==0 and (s.sigmas.double()-(1-k)).abs().max() < 1e-6
+    assert set_schedule(Euler(**kw, shift_terminal=terminal), k, mu)==sig
+    p = plain_scheduler(s); p.set_timesteps(sigmas=scheduler_sigmas(p, k))
+    assert (p.sigmas.double()-(1-k)).abs().max() < 1e-7
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 10**6), st.floats(.01, .4))
+def test_a_terminal_cannot_be_had_otherwise(nfe, seed, terminal):
+    "Whatever goes in, the last sigma is the terminal: refusing other plans is all there is"
+    k = random_knots(seed, nfe)
+    s = Euler(shift_terminal=terminal); s.set_timesteps(sigmas=(1-k)[:-1].tolist())
+    assert abs(s.sigmas[-2]-terminal) < 1e-5
+    if abs((1-k[-2])-terminal) > 1e-5:
+        with pytest.raises(ValueError, match='plain_scheduler'): scheduler_sigmas(s, k)
+
+def test_shift_changed_later_and_unknown_bending():
+    s = Euler(shift=3.); s.set_shift(1.7)
+    set_schedule(s, uniform(7)); assert (s.sigmas.double()-torch.linspace(1,0,8).double()).abs().max() < 1e-6
+    class FlowMatchBent(Euler):
+        def set_timesteps(self, *a, sigmas=None, **kw): super().set_timesteps(*a, sigmas=[o**2 for o in sigmas], **kw)
+    with pytest.raises(ValueError, match='bends sigmas in a way not known'): set_schedule(FlowMatchBent(), uniform(4))
+    with pytest.raises(ValueError, match='heun_scheduler'): set_schedule(Heun(), uniform(4))
+    with pytest.raises(ValueError, match='positive'): scheduler_sigmas(Euler(use_dynamic_shifting=True, time_shift_type='linear'), uniform(4), mu=-1.)
+    with pytest.warns(UserWarning, match='Heun'): set_schedule(heun_scheduler(Euler()), uniform(4))
+
+def quiet(pipe): pipe.set_progress_bar_config(disable=True); return pipe
+def theirs(v, z, schedule, output_type='latent', pipe=None, which=None, **kw):
+    "The pipeline's own result, its own scheduler included"
+    pipe = pipe or v.pipe
+    sig = set_schedule(pipe, schedule, height=v.height, width=v.width)
+    out = pipe(**v.args(len(z), which), latents=v.pack(z), sigmas=sig, num_inference_steps=len(sig), output_type=output_type, **kw).images
+    return v.unpack(out) if output_type=='latent' else out
+
+cases = {'sd3':(tiny_sd3, {}, dict(guidance_scale=1.)), 'sd3 guided':(tiny_sd3, {}, dict(guidance_scale=5.)), 'sd3 dynamic':(tiny_sd3, dict(use_dynamic_shifting=True, base_shift=.2), dict(height=48, width=80)),
+         'sd3 linear':(tiny_sd3, dict(use_dynamic_shifting=True, time_shift_type='linear'), {}), 'sd3 plain':(tiny_sd3, dict(shift=1.), {}),
+         'flux dev':(tiny_flux, {}, dict(guidance_scale=2.)), 'flux dev wide':(tiny_flux, {}, dict(height=32, width=96)), 'flux schnell':(lambda **k: tiny_flux(False, **k), dict(shift=1.), {}),
+         'flux true cfg':(tiny_flux, {}, dict(true_cfg_scale=3.)), 'sana':(tiny_sana, {}, dict(guidance_scale=1.)), 'sana guided':(tiny_sana, {}, dict(height=32, width=64))}
+@pytest.mark.parametrize('name', cases)
+def test_the_pipeline_itself(name):
+    make, sched, kw = cases[name]
+    pipe = quiet(make(**sched)); guided = kw.get('guidance_scale', 7.)>1
+    for prompts in (1,3):
+        v = pipeline_velocity(pipe, **kw, **tiny_embeds(pipe, prompts, negative=guided)); z = v.noise(3, seed=5); c = CountNFE(v)
+        for k in (random_knots(1, 5), random_knots(2, 3, .35)):
+            x = sample(c, z, k); scale = x.abs().max().item()
+            assert (x-theirs(v, z, k)).abs().max() < 1e-4*scale                     # sigmas come out of the shift with an error of 1e-7, and the network sees them times 1000
+            assert ((v.decode(x, 2)/2+.5).clamp(0,1)-theirs(v, z, k, 'pt')).abs().max() < 1e-4
+        assert c.nfe==8*v.nfe_per_call==8*(2 if v.guided else 1) and v.guided==(guided if 'flux' not in name else 'true' in name)
+    assert (sample(v, z, default_schedule(pipe, 4, v.height, v.width)) - v.unpack(pipe(**v.args(3), latents=v.pack(z), num_inference_steps=4, output_type='latent').images)).abs().max() < 1e-4*scale
+    pipe.scheduler = plain_scheduler(pipe.scheduler)
+    assert (x-theirs(v, z, k)).abs().max() < 1e-5*scale
+
+def test_guidance_changes_something_and_is_the_formula():
+    pipe = tiny_sd3(); e = tiny_embeds(pipe); pos = {k:o for k,o in e.items() if 'neg' not in k}; neg = {k.removeprefix('negative_'):o for k,o in e.items() if 'neg' in k}
+    v, c, u = pipeline_velocity(pipe, guidance_scale=3., **e), *(pipeline_velocity(pipe, guidance_scale=1., **o) for o in (pos, neg))
+    z, t = v.noise(2), torch.tensor([.1,.8])
+    assert (v(z,t)-(u(z,t)+3*(c(z,t)-u(z,t)))).abs().max() < 1e-4 and (v(z,t)-c(z,t)).abs().max() > .1
+    d = tiny_flux(); a, b = (pipeline_velocity(d, guidance_scale=g, **tiny_embeds(d)) for g in (1., 6.))
+    assert (a(z,t)-b(z,t)).abs().max() > 1e-3 and a.nfe_per_call==b.nfe_per_call==1
+
+@pytest.mark.parametrize('make', [tiny_sd3, tiny_flux])
+def test_half_precision_network_keeps_float_states(make):
+    k = torch.tensor([0,.21,.47,.73,1.])                                            # FLUX rounds 1000 sigma to bfloat16: no ties, please
+    half = quiet(make()).to(torch.bfloat16); v = pipeline_velocity(half, **tiny_embeds(half)); z = v.noise(2)
+    x = sample(v, z, k); assert x.dtype==torch.float32 and v(z, torch.zeros(2)).dtype==torch.float32
+    rel = lambda a,b: ((a.float()-b.float()).norm()/b.float().norm()).item()
+    assert rel(theirs(v, z.bfloat16(), k), x) < .1                                  # the pipeline rounds its states, too
+    assert v.decode(x).isfinite().all()
+
+def test_heun_in_flux():
+    pipe = quiet(tiny_flux()); pipe.scheduler = heun_scheduler(pipe.scheduler); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); z = v.noise(2)
+    for k in (random_knots(0, 5), torch.tensor([0.,1.])):
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); got = theirs(v, z, k)
+        x = sample(v, z, k[:-1], 'heun') if len(k)>2 else z
+        assert (got-sample(v, x, k[-2:])).abs().max() < 1e-4
+
+def test_start_above_zero_is_image_to_image():
+    base = tiny_sd3(); pipe = quiet(StableDiffusion3Img2ImgPipeline(**base.components))
+    v = pipeline_velocity(pipe, guidance_scale=3., **tiny_embeds(pipe)); image = v.noise(2, seed=50)*.5
+    plan = Schedule(random_knots(3, 4, .4)); sig = set_schedule(pipe, plan); a = v.args(2)
+    if not {'height','width'} <= set(inspect.signature(pipe.__call__).parameters): del a['height'], a['width']
+    got = pipe(**a, image=image, strength=1., sigmas=sig, num_inference_steps=4, generator=torch.Generator().manual_seed(3), output_type='latent').images
+    eps = torch.randn(image.shape, generator=torch.Generator().manual_seed(3))
+    latents = (image-pipe.vae.config.shift_factor)*pipe.vae.config.scaling_factor
+    ends = [sample(v, .6*eps+.4*x1, plan) for x1 in (image, latents)]                # latents given as images are taken as they are, or scaled
+    assert min((got-x).abs().max() for x in ends) < 1e-4
+
+def test_it_is_a_module_that_leaves_the_rest_of_the_pipeline_alone():
+    pipe = tiny_sd3(); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); z, t = v.noise(2), torch.zeros(2)
+    assert all(k.startswith('transformer.') for k in v.state_dict()) and {n for n,_ in v.named_children()}=={'transformer'}
+    twin = share_weights(v); assert twin.pipe is pipe and twin.transformer is not v.transformer and twin.transformer.pos_embed.proj.weight.data_ptr()==v.transformer.pos_embed.proj.weight.data_ptr()
+    full = copy.deepcopy(v); assert full.pipe is pipe and torch.equal(full(z,t), v(z,t))
+    assert torch.equal(v.noise(4)[2:], noise(2, v.shape, seed=2, device='cpu'))
+
+def test_prompts_follow_their_samples():
+    pipe = tiny_flux(); v = pipeline_velocity(pipe, **tiny_embeds(pipe, 3)); n = 12; z, w = v.noise(n), v.spread(n)
+    cal, whole = (calibrate(v, z, n_steps=6, batch_size=b, progress=False, which=w) for b in (5,None))
+    torch.testing.assert_close(cal.cost[0,2:], whole.cost[0,2:], rtol=1e-4, atol=1e-8)
+    one = [pipeline_velocity(pipe, **{k:o[i:i+1] for k,o in tiny_embeds(pipe, 3).items()}) for i in range(3)]
+    torch.testing.assert_close(sample(v, z, 3, which=w), torch.cat([sample(one[i%3], z[i:i+1], 3) for i in range(n)]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match='which='): calibrate(v, z, n_steps=4, progress=False)
+    st_ = straighten_lora(v, cal.schedule(2), z, rank=2, n_iter=3, bs=4, n_steps=6, progress=False, which=w)
+    assert st_(z, torch.zeros(n), which=w).isfinite().all()
+
+@pytest.mark.parametrize('make', [tiny_sd3, tiny_flux, tiny_sana])
+@pytest.mark.parametrize('kind', ['attention', 'every layer', 'alpha'])
+def test_lora_round_trip(make, kind, tmp_path):
+    pipe = quiet(make()); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); z, t = v.noise(2), torch.full((2,), .3); before = v(z,t)
+    plans, kw = [uniform(2), Schedule([0,.2,.5,.75,1.], 'mine', meta=dict(seed=1))], dict(n_iter=12, bs=8, n_steps=20, lr=2e-2, decay=.5, progress=False)
+    if kind=='every layer': s = straighten(v, plans, v.noise(16), rank=3, **kw) if make is not tiny_sana else straighten_lora(v, plans, v.noise(16), rank=3, targets=None, **kw)   # peft wants no grouped convolutions
+    else: s = straighten_lora(v, plans, v.noise(16), rank=3, alpha=7. if kind=='alpha' else None, **kw)
+    assert s.meta['rank']==3 and all(('lora_' in n)==p.requires_grad for n,p in s.model.named_parameters())
+    assert torch.equal(v(z,t), before) and (s(z,t)-before).abs().max() > 1e-3
+    f = save_pipeline_lora(tmp_path/'lora' if kind!='alpha' else tmp_path/'some.safetensors', s)
+    assert f.name==('some.safetensors' if kind=='alpha' else 'pytorch_lora_weights.safetensors') and [o.name for o in f.parent.iterdir()]==[f.name]
+    with safe_open(f, 'pt') as o: head, keys = o.metadata(), list(o.keys())
+    assert {'boss_nb','lora_adapter_metadata','format'} <= set(head) and all(k.startswith('transformer.') for k in keys)
+    assert json.loads(head['lora_adapter_metadata'])['transformer.lora_alpha']==(7 if kind=='alpha' else 3)
+    if kind!='every layer': assert {k.split('.lora_')[0].split('attn')[-1].split('.',1)[1] for k in keys} <= {'to_q','to_k','to_v','to_out.0'}
+    fresh = quiet(make()); fresh.load_lora_weights(f.parent if kind!='alpha' else str(f))
+    assert lora_schedules(f)==plans
+    for plan in plans:
+        sig = use_lora_schedule(fresh, f, plan.nfe)
+        run = lambda **kw: fresh(**v.args(2), latents=v.pack(z), sigmas=sig, num_inference_steps=plan.nfe, **kw).images
+        x = sample(s, z, plan)
+        assert (v.unpack(run(output_type='latent'))-x).abs().max() < 1e-4*max(1, x.abs().max())
+        fresh.scheduler, own = plain_scheduler(fresh.scheduler), fresh.scheduler; sig = use_lora_schedule(fresh, f, plan.nfe)
+        assert ((v.decode(x)/2+.5).clamp(0,1)-run(output_type='pt')).abs().max() < 1e-5 and (v.unpack(run(output_type='latent'))-x).abs().max() < 1e-5*max(1, x.abs().max())
+        fresh.scheduler = own
+    with pytest.raises(ValueError, match='refusing a mismatched NFE'): use_lora_schedule(fresh, f, 3)
+    again = save_pipeline_lora(tmp_path/'again', pipeline_velocity(fresh, **tiny_embeds(fresh)), plans)     # from a pipeline that carries the adapter
+    third = quiet(make()); third.load_lora_weights(again.parent)
+    assert (pipeline_velocity(third, **tiny_embeds(third))(z,t)-s(z,t)).abs().max() < 1e-4
+
+def test_broken_lora_files(tmp_path):
+    pipe = tiny_sd3(); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); net = add_lora(v, 2)
+    f = save_pipeline_lora(tmp_path, net, uniform(4)); whole = f.read_bytes()
+    next(p for n,p in net.named_parameters() if 'lora_A' in n).data.fill_(float('nan'))
+    with pytest.raises(FloatingPointError, match='not saved'): save_pipeline_lora(tmp_path, net, uniform(2))
+    assert f.read_bytes()==whole and [o.name for o in tmp_path.iterdir()]==[f.name]          # what was there is still there
+    f.write_bytes(whole[:-7])
+    with pytest.raises(ValueError, match='not a readable safetensors'): lora_schedules(tmp_path)
+    f.write_bytes(whole.replace(b'knots', b'knotz'))
+    with pytest.raises(ValueError, match='was changed after it was written'): lora_schedules(tmp_path)
+    f.write_bytes(whole); state, facts = load_state(f)
+    for change,why in ((dict(schedules=[dict(name='no knots')]), 'broken schedule'), (dict(kind='other'), 'carries no schedule')):
+        save_state(f, state, **(facts | change))
+        with pytest.raises(ValueError, match=why): lora_schedules(tmp_path)
+    with pytest.raises(ValueError, match='nowhere'): straighten_lora(v, uniform(2), v.noise(8), rank=2, targets=['nowhere'], n_iter=1, n_steps=4, progress=False)
+    with pytest.raises(ValueError, match='rank'): straighten_lora(v, uniform(2), v.noise(8), rank=0)
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.integers(0, 10**6))
+def test_comfy_text_and_file(nfe, seed):
+    s = Schedule(random_knots(seed, nfe), 'mine'); text = comfy_sigmas(s)
+    vals = [float(o) for o in text.split(', ')]
+    assert len(vals)==nfe+1 and vals[0]==1 and text.endswith(', 0.0') and (torch.tensor(vals, dtype=torch.float64)-(1-s.knots)).abs().max() < 1e-6
+    assert (read_sigmas(text).knots-s.knots).abs().max() < 1e-6
+
+def test_comfy_other_solver(tmp_path):
+    with pytest.warns(UserWarning, match='ab2'): comfy_sigmas(Schedule([0,.5,1.], solver='ab2'), tmp_path/'s.json')
+    assert json.loads((tmp_path/'s.json').read_text())['sigmas']==[1.,.5,0.] and read_sigmas(tmp_path/'s.json').solver=='ab2'
+
+def test_the_registry_is_open():
+    assert set(bd.pipelines) >= {'StableDiffusion3Pipeline','FluxPipeline','SanaPipeline'}
+    class Nobody: scheduler = Euler()
+    with pytest.raises(ValueError, match='Nobody.*subclass of PipelineVelocity'): pipeline_velocity(Nobody())
+
+def test_the_tutorials_cells_on_tiny_pipelines(monkeypatch, tmp_path):
+    "The GPU tutorial, cell by cell, smaller and with random networks"
+    import matplotlib; matplotlib.use('Agg'); monkeypatch.chdir(tmp_path); monkeypatch.setenv('IN_TEST', '1')
+    monkeypatch.setattr(diffusers.StableDiffusion3Pipeline, 'from_pretrained', lambda *a, **kw: quiet(tiny_sd3(text=True)))
+    monkeypatch.setattr(diffusers.FluxPipeline, 'from_pretrained', lambda *a, **kw: quiet(tiny_flux(text=True)))
+    cells = [c for c in json.loads((Path(__file__).parent.parent/'nbs/tutorials/gpu/sd3_flux.ipynb').read_text())['cells'] if c['cell_type']=='code']
+    assert len(cells)>8 and all(c['source'][0]=='#| cuda\n' and not c['outputs'] for c in cells)
+    code, ns = '\n'.join(''.join(c['source']) for c in cells), {}
+    small = code.replace('512, 64, 48, 512, 1000, 4', '64, 8, 14, 16, 6, 8'); assert small!=code
+    exec(compile(small, 'sd3_flux', 'exec'), ns)
+    assert ns['student'].loss_after < ns['student'].loss_before*1.5 and lora_schedules('sd3_four_steps')[0].nfe==4 and (tmp_path/'sd3_plans.json').is_file()
+
+def test_terminal_plans_are_the_cheapest():
+    pipe = tiny_flux(); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); cal = calibrate(v, v.noise(3), n_steps=10, progress=False)
+    for T,j in ((.1,9), (.3,7)):
+        for k in range(2, j+2):
+            want = min(sum(cal.cost[a,b].item() for a,b in zip(p,p[1:])) for m in itertools.combinations(range(1,j), k-2) for p in [(0,*m,j,10)])
+            s = terminal_schedule(cal, k, T)
+            assert s.nfe==k and s.cost==pytest.approx(want) and abs(1-s.knots[-2]-T) < 1e-9
+            set_schedule(Euler(shift=3., shift_terminal=T), s)
