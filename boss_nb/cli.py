@@ -23,6 +23,7 @@ from .checkpoint import *
 from .data import *
 from .metrics import *
 from .models import *
+from .ncsnpp import load_rectified_flow, rf_configs
 from .sampling import *
 from .schedules import *
 from .straighten import *
@@ -62,17 +63,23 @@ def tempfile_in(folder):
     finally: os.unlink(tmp)
 
 def load_model(
-    model:str,     # 'digits' for the teacher of the package, or a file written by `save_net`
+    model:str,     # 'digits' for the teacher of the package, a file written by `save_net`, a folder of a `Bundle`, or a Rectified Flow checkpoint with its configuration, 'cifar10:checkpoint_8.pth'
     shape:str='',  # sample shape such as '1,8,8'; needed when the file does not say
 )->tuple: # (network, sample shape)
     "A velocity network and the shape of its samples, by name or file"
-    net = teacher() if model=='digits' else load_net(model)
+    config, _, file = str(model).partition(':')
+    if model=='digits': net = teacher()
+    elif file and config in rf_configs: net = load_rectified_flow(file, config)
+    elif Path(model).is_dir():
+        b = Bundle.from_pretrained(model); net = b.net
+        if b.holds!='flow': raise ValueError(f'{model} holds a {b.holds}, expected a flow')
+    else: net = load_net(model)
     if isinstance(net, DigitClassifier): raise ValueError(f'model must be a velocity network, got a DigitClassifier in {model}')
     if shape:
         try: shp = tuple(int(o) for o in shape.split(','))
         except ValueError: raise ValueError(f"shape must be numbers separated by commas, such as 1,8,8, got {shape!r}") from None
         if not shp or min(shp)<1: raise ValueError(f'shape must hold positive numbers, got {shape!r}')
-    elif 'shape' in net.meta: shp = tuple(net.meta['shape'])
+    elif 'shape' in net.meta or hasattr(net, 'shape'): shp = tuple(net.meta.get('shape') or net.shape)
     else: raise ValueError(f'{model} does not say the shape of its samples: give --shape, such as 1,8,8')
     try: eval_velocity(net, noise(1, shp, device=device_of(net)), 0.)
     except (RuntimeError, ValueError) as e: raise ValueError(f'shape {",".join(map(str,shp))} does not fit {model}: {e}') from None
@@ -121,7 +128,7 @@ def write_json(
 # %% ../nbs/17_cli.ipynb #c109199d
 @call_parse
 def boss_plan(
-    model:str='digits',        # 'digits' (the teacher of the package) or a network file (.safetensors)
+    model:str='digits',        # 'digits' (the teacher of the package), a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth
     out:str='plan.json',       # plan file to write
     nfe:str='1-10',            # step budgets: a number, a range or a list
     objective:str='boss',      # boss (the paper's cost), weighted, ab2, multistep, refined, or best (of all, tried on held-out noise)
@@ -153,7 +160,7 @@ def boss_plan(
 # %% ../nbs/17_cli.ipynb #5f3ab931
 @call_parse
 def boss_straighten(
-    model:str='digits',                  # 'digits' or a network file (.safetensors), the teacher
+    model:str='digits',                  # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth, the teacher
     plan:str='',                         # plan file; without one a plan is made with the paper's cost
     nfe:int=4,                           # number of steps to straighten for
     out:str='student.safetensors',       # student file to write
@@ -185,7 +192,7 @@ def boss_straighten(
 # %% ../nbs/17_cli.ipynb #cde1e979
 @call_parse
 def boss_sample(
-    model:str='digits',          # 'digits' or a network file (.safetensors)
+    model:str='digits',          # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth
     student:str='',              # student file; brings its own schedule
     plan:str='',                 # plan file; without one, equal steps
     nfe:int=None,                # number of steps; default the student's own, or 10

@@ -73,10 +73,10 @@ STATE = """() => {
 
 @in_browser
 def test_every_page_loads_clean(page, url, site):
-    pages = sorted(site.glob('*.html'))
-    assert len(pages) >= 14
+    pages = sorted(site.rglob('*.html'))
+    assert len(pages) >= 22
     for f in pages:
-        page.goto(url+f.name, wait_until='load')
+        page.goto(url+str(f.relative_to(site)), wait_until='load')
         s = page.evaluate(STATE)
         assert not page.trouble, (f.name, page.trouble)
         assert s['h1']==1 and page.locator('nav.navbar').is_visible(), f.name
@@ -150,8 +150,8 @@ CONTRAST = """() => {
 @pytest.mark.parametrize('mode', ['light', 'dark'])
 def test_readable(new_page, url, site, mode):
     p, seen = new_page(color_scheme=mode), dict(p=0, code=0, td=0)
-    for f in sorted(site.glob('*.html')):
-        p.goto(url+f.name, wait_until='load')
+    for f in sorted(site.rglob('*.html')):
+        p.goto(url+str(f.relative_to(site)), wait_until='load')
         assert (sum(p.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")[:3]) < 384)==(mode=='dark')
         r = p.evaluate(CONTRAST)
         assert not r['bad'], (f.name, r['bad'])
@@ -174,8 +174,8 @@ def test_mode_can_be_switched(page, url):
 @in_browser
 def test_narrow(new_page, url, site):
     p = new_page(viewport=dict(width=390, height=800))
-    for f in sorted(site.glob('*.html')):
-        p.goto(url+f.name, wait_until='load')
+    for f in sorted(site.rglob('*.html')):
+        p.goto(url+str(f.relative_to(site)), wait_until='load')
         wide = p.evaluate("() => { const m = document.querySelector('main'); return Math.max(document.documentElement.scrollWidth, m.getBoundingClientRect().left+m.scrollWidth) }")
         assert wide <= 391, (f.name, wide)              # tables, code and formulas scroll on their own; nothing else is cut off
     assert not p.locator('input[type=search]').first.is_visible()

@@ -1,6 +1,6 @@
 "Run by tests/run.sh with the python of a fresh environment: use the installed wheel as a newcomer would"
 import json, subprocess, sys
-from importlib.metadata import files, version
+from importlib.metadata import files, metadata, version
 from pathlib import Path
 
 import boss_nb
@@ -38,4 +38,13 @@ for s in ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid'):
 names = {str(f) for f in files('boss_nb')}
 for n in ('boss_nb/weights/digits_unet.safetensors','boss_nb/weights/digits_classifier.safetensors','boss_nb/py.typed'): assert n in names, n
 assert any('LICENSE' in n for n in names)
+assert 'diffusers' in metadata('boss_nb').get_all('Provides-Extra')
+import boss_nb.diffusers                                                  # without the extra: it imports, and a call says what to do
+assert 'diffusers' not in sys.modules
+try: boss_nb.diffusers.tiny_sd3()
+except ImportError as e: assert 'pip install boss_nb[diffusers]' in str(e), e
+else: raise AssertionError('diffusers was there without the extra')
+from boss_nb.checkpoint import Bundle
+Bundle(student, base=None).save_pretrained('bundle')
+assert endpoint_error(Bundle.from_pretrained('bundle', base=net), z, plan, end)==endpoint_error(student, z, plan, end)
 print(f'wheel works: endpoint error {before:.3g} → {after:.3g}, demo --quick {demo["seconds"]:.0f} s')

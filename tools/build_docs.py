@@ -61,22 +61,23 @@ def prepare():
     refresh_quarto_yml()
     _build_modidx()
     c, proc = get_config(), Path(proc_nbs(n_workers=0, force=True))
-    names = {p.stem: re.sub(r'^\d+[a-z]?_', '', p.stem) for p in proc.glob('*.ipynb')}
-    host = re.compile(re.escape(f'{c.doc_host}{c.doc_baseurl}/') + r'(?=[\w-]+\.html)')    # nbdev's doclinks are absolute
-    link = re.compile(r'(\]\(|href=["\'])(\w+)(?=\.(?:ipynb|html)\b)')
-    fix = lambda s: link.sub(lambda m: m[1]+names.get(m[2], m[2]), host.sub('', ''.join(s)))
+    pages = [p for p in proc.rglob('*.ipynb') if proc/c.doc_path.name not in p.parents]
+    names = {p.stem: re.sub(r'^\d+[a-z]?_', '', p.stem) for p in pages}
+    host = re.compile(re.escape(f'{c.doc_host}{c.doc_baseurl}/') + r'(?=[\w/-]+\.html)')   # nbdev's doclinks are absolute
+    link = re.compile(r'(\]\(|href=["\'])((?:\.\./|\w+/)*)(\w+)(?=\.(?:ipynb|html)\b)')
+    fix = lambda s, up: link.sub(lambda m: m[1]+m[2]+names.get(m[3], m[3]), host.sub(up, ''.join(s)))
     for f in ('_quarto.yml', 'sidebar.yml'):
         s = re.sub(r'\w+(?=\.ipynb)', lambda m: names.get(m[0], m[0]), (proc/f).read_text())
         (proc/f).write_text(s)
-    for stem,page in names.items():
-        nb = json.loads((proc/f'{stem}.ipynb').read_text())
+    for p in pages:
+        nb, up = json.loads(p.read_text()), '../'*(len(p.relative_to(proc).parts)-1)
         for cell in nb['cells']:
             if cell['cell_type']=='raw': cell['source'] = re.sub(r'^output-file:.*\n', '', ''.join(cell['source']), flags=re.M)
-            if cell['cell_type']=='markdown': cell['source'] = fix(cell['source'])
+            if cell['cell_type']=='markdown': cell['source'] = fix(cell['source'], up)
             for o in cell.get('outputs', []):
-                for k in {'text/markdown', 'text/html'} & o.get('data', {}).keys(): o['data'][k] = fix(o['data'][k])
-        (proc/f'{stem}.ipynb').unlink()
-        (proc/f'{page}.ipynb').write_text(json.dumps(nb))
+                for k in {'text/markdown', 'text/html'} & o.get('data', {}).keys(): o['data'][k] = fix(o['data'][k], up)
+        p.unlink()
+        p.with_stem(names[p.stem]).write_text(json.dumps(nb))
     return proc, proc/c.doc_path.name
 
 def render(proc):
@@ -112,7 +113,7 @@ def katex():
 def go_offline(site):
     "Copy KaTeX into the site, point pages at it, and drop the web fonts of the themes"
     shutil.copytree(katex(), site/'site_libs'/'katex')
-    for p in site.rglob('*.html'): p.write_text(CDN.sub('site_libs/katex', p.read_text()))
+    for p in site.rglob('*.html'): p.write_text(CDN.sub('../'*(len(p.relative_to(site).parts)-1)+'site_libs/katex', p.read_text()))
     for p in (site/'site_libs'/'themes').rglob('*.css'):        # the address itself holds semicolons
         p.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')[^;]*;', '', p.read_text()))
 
@@ -129,11 +130,11 @@ class Page(HTMLParser):
 
 def link_methods(site):
     "A doclink to a method that has no entry of its own leads to its class"
-    ids = {p.name: Page(p).ids for p in site.glob('*.html')}
-    def class_of(m):
-        known = m[1] not in ids or m[2] in ids[m[1]]
-        return m[0] if known else f'href="{m[1]}#{m[2].rsplit(".", 1)[0]}"'
-    for p in site.glob('*.html'): p.write_text(re.sub(r'href="([\w-]+\.html)#([\w.-]+\.\w+)"', class_of, p.read_text()))
+    ids = {p.resolve(): Page(p).ids for p in site.rglob('*.html')}
+    def class_of(m, folder):
+        to = (folder/m[1]).resolve()
+        return m[0] if to not in ids or m[2] in ids[to] else f'href="{m[1]}#{m[2].rsplit(".", 1)[0]}"'
+    for p in site.rglob('*.html'): p.write_text(re.sub(r'href="([\w./-]+\.html)#([\w.-]+\.\w+)"', lambda m: class_of(m, p.parent), p.read_text()))
 
 def broken(site):
     "Broken links and anchors inside the site, and anything loaded from outside it"
