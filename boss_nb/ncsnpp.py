@@ -98,7 +98,7 @@ def positional(
 )->Tensor: # shape `(b, dim)`
     "Sines and cosines of a label at `dim/2` frequencies from 1 to 1/10000"
     half = dim//2
-    f = torch.exp(torch.arange(half, dtype=torch.float32, device=label.device)*(-math.log(10000)/(half-1)))
+    f = torch.exp(torch.arange(half, dtype=label.dtype, device=label.device)*(-math.log(10000)/(half-1)))
     a = label[:,None]*f
     return torch.cat([a.sin(), a.cos()], 1)
 
@@ -203,7 +203,7 @@ class NCSNpp(nn.Module):
 
     def _embed(self, t, parts):
         "Time label and its embedding"
-        label, fourier = labels[self.label](t.float()), self.m['embedding_type']=='fourier'
+        label, fourier = labels[self.label](t if t.element_size()>=4 else t.float()), self.m['embedding_type']=='fourier'
         if fourier and self.label=='training' and not torch.compiler.is_compiling() and (label<=0).any():
             raise ValueError("t must be above 0 with label='training': this network takes the logarithm of its time label; use label='sampler'")
         e = next(parts)(label.log()) if fourier else positional(label, self.m['nf'])

@@ -132,3 +132,35 @@ def test_the_gpu_tutorial_runs_on_a_small_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('MPLBACKEND', 'agg')
     exec(compile(code, 'cifar10', 'exec'), dict(CONFIG=small_one))
     assert (tmp_path/'cifar10_4.safetensors').stat().st_size > 0
+
+def _config(**kw):
+    m = dict(nf=8, ch_mult=[1,2], num_res_blocks=1, attn_resolutions=[8], embedding_type='fourier', fir=True, fir_kernel=[1,3,3,1], progressive='output_skip',
+             progressive_input='input_skip', scale_by_sigma=True, skip_rescale=True, num_scales=20, dropout=.1, resblock_type='biggan')
+    d = dict(image_size=16, num_channels=3, centered=True)
+    return dict(model=m | {k:o for k,o in kw.items() if k not in d}, data=d | {k:o for k,o in kw.items() if k in d})
+
+variants = dict(plain={}, three_levels=dict(ch_mult=[1,1,2], attn_resolutions=[4,16]), no_attention=dict(attn_resolutions=[]), attention_everywhere=dict(attn_resolutions=[16,8]), wide=dict(nf=32, ch_mult=[1,6]),
+                blocks=dict(num_res_blocks=3), box=dict(fir=False), positional=dict(embedding_type='positional', scale_by_sigma=False), positional_box=dict(embedding_type='positional', scale_by_sigma=False, fir=False, progressive='none', progressive_input='none'),
+                no_pyramid_out=dict(progressive='none'), no_pyramid_in=dict(progressive_input='none'), unscaled=dict(scale_by_sigma=False), no_rescale=dict(skip_rescale=False), uncentred=dict(centered=False),
+                grey=dict(num_channels=1), one_level=dict(ch_mult=[2]), narrower=dict(ch_mult=[2,1]), size_24=dict(image_size=24, attn_resolutions=[12]))
+
+@pytest.mark.parametrize('name', variants)
+@pytest.mark.parametrize('label', ['sampler','training'])
+def test_any_configuration_equals_the_naive_network(name, label, tmp_path):
+    "Through a file in the public layout with random weights, against `ncsnpp_reference.py`, which was written from the layout facts alone"
+    from ncsnpp_reference import reference
+    c, g = _config(**variants[name]), torch.Generator().manual_seed(len(name))
+    net = NCSNpp(**c)
+    draw = lambda o: torch.randn(o.shape, generator=g)/(o[0].numel()**.5 if o.ndim > 1 else 3.)
+    state = {k: o if k.endswith('all_modules.0.W') and o.ndim==1 else 1+draw(o) if 'GroupNorm' in k and k.endswith('weight') else draw(o) for k,o in net.state_dict().items()}
+    ema = [draw(o) for o in net.parameters() if o.requires_grad]
+    torch.save(dict(model={f'module.{k}': o for k,o in state.items()} | {'module.sigmas': torch.ones(20, dtype=torch.float64)}, ema=dict(decay=.9, num_updates=1, shadow_params=ema), step=3), tmp_path/'a.pth')
+    x, t = torch.randn(3, *net.shape, generator=g), torch.tensor([.013, .4, 1.])
+    lab = 999*(.999*t.double()+.001) if label=='sampler' else 999*t.double()
+    averaged = state | dict(zip([k for k,p in net.named_parameters() if p.requires_grad], ema))
+    for use,weights in ((True, averaged), (False, state)):
+        v = load_rectified_flow(tmp_path/'a.pth', c, ema=use, label=label)
+        want = reference({k: o.double() for k,o in weights.items()}, c, x.double(), lab)
+        assert per_sample(v(x, t).double(), want) < 1e-4                     # float32 sines of large phases
+        d = v.double()
+        assert per_sample(d(x.double(), t.double()), want) < 1e-9
