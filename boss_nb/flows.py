@@ -7,8 +7,8 @@ __all__ = ['interpolate', 'to_data', 'to_noise', 'Adapted', 'from_data_predictio
            'from_sigma', 'from_edm', 'from_ddpm', 'conditioned', 'broadcast', 'autocasted', 'guided', 'adapt',
            'explained']
 
-# %% ../nbs/02_flows.ipynb #f9660dc6
-import warnings
+# %% ../nbs/02_flows.ipynb #faba2a37
+import hashlib, warnings
 from typing import Callable
 import torch
 from torch import Tensor, nn
@@ -44,19 +44,29 @@ def to_noise(
 
 # %% ../nbs/02_flows.ipynb #83c716c9
 class Adapted(nn.Module):
-    "Velocity made from a foreign network: `rule(f, x, t, **cond)`; trainable where `f` is"
+    "Velocity made from a foreign network: `rule(f, x, t, **cond)` with `t` in float32 or better; trainable where `f` is"
+    full_time = True
     def __init__(self,
         f:Callable,     # network or function
         rule:Callable,  # calls `f` and translates
         runs:int=1,     # how often a call of `rule` runs `f`
-        name:str='',    # what the rule does, for the repr
+        name:str='',    # what the rule does, for the repr and for files: see `identity`
     ):
         super().__init__()
-        self.f, self.rule, self.name, self.nfe_per_call = f, rule, name, runs*price(f)
+        self.f, self.rule, self.name, self.nfe_per_call, self.training = f, rule, name, runs*price(f), getattr(f, 'training', False)
     @property
     def device(self): return device_of(self.f)
-    def forward(self, x, t, **cond): return self.rule(self.f, x, t, **cond)
+    @property
+    def identity(self)->str:
+        "What all rules from here to the network do, as far as they can be put into words: files that belong to a velocity record it"
+        return '; '.join(filter(None, (self.name, getattr(self.f, 'identity', ''))))
+    def forward(self, x, t, **cond): return self.rule(self.f, x, t if t.element_size()>=4 else t.float(), **cond)
     def extra_repr(self): return self.name
+
+def _say(o):
+    "A value in few words, tensors by their contents"
+    return f'{tuple(o.shape)}:{hashlib.sha256(o.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()[:8]}' if isinstance(o, Tensor) and o.ndim else f'{o.item():g}' if isinstance(o, Tensor) else repr(o)
+def _all(kw): return ', '.join(f'{k}={_say(o)}' for k,o in kw.items())
 
 def from_data_prediction(
     f:Callable,      # `f(x, t, **cond)` predicts the data x1
@@ -66,7 +76,7 @@ def from_data_prediction(
     def rule(f, x, t, **cond):
         t = t.clamp_max(1-eps)
         return (f(x, t, **cond)-x)/unsq_to((1-t).to(x), x)
-    return Adapted(f, rule, name='predicts data')
+    return Adapted(f, rule, name=f'predicts data, eps {eps:g}')
 
 def from_noise_prediction(
     f:Callable,      # `f(x, t, **cond)` predicts the noise x0
@@ -76,7 +86,7 @@ def from_noise_prediction(
     def rule(f, x, t, **cond):
         t = t.clamp_min(eps)
         return (x-f(x, t, **cond))/unsq_to(t.to(x), x)
-    return Adapted(f, rule, name='predicts noise')
+    return Adapted(f, rule, name=f'predicts noise, eps {eps:g}')
 
 # %% ../nbs/02_flows.ipynb #36358739
 def with_time(
@@ -89,7 +99,7 @@ def with_time(
     if start==end: raise ValueError(f'start and end must differ, got {start} twice')
     k = end-start if rate is None else rate
     def rule(f, x, t, **cond): return k*f(x, start+(end-start)*t, **cond)
-    return Adapted(f, rule, name=f'time {start:g} to {end:g}, times {k:g}')
+    return Adapted(f, rule, name='' if (start,end,k)==(0,1,1) else f'time {start:g} to {end:g}, times {k:g}')
 
 def from_sigma(
     f:Callable, # `f(x, sigma, **cond)` as in diffusers: sigma=1 is noise, the output is noise minus data
@@ -109,13 +119,13 @@ def from_edm(
         t = t.clamp(1/(1+sigma_max), 1/(1+sigma_min)).to(x)
         s, u = (1-t)/t, unsq_to(t, x)
         return (f(x/u, s, **cond)-x)/(1-u)
-    return Adapted(f, rule, name='EDM denoiser')
+    return Adapted(f, rule, name=f'EDM denoiser, sigma {sigma_min:g} to {sigma_max:g}')
 
 def from_ddpm(
     f:Callable,              # network `f(y, k, **cond)`, k of shape `(b,)`: index into the table, may lie between two
     alphas_bar:Tensor,       # squared share of data at each index, decreasing from near 1 to near 0, shape `(n,)`
     predicts:str='noise',    # 'noise', 'data', or 'v' (Salimans and Ho 2022: alpha*noise - sigma*data)
-    whole:bool=False,        # round k to whole numbers, for networks that only know those
+    whole:bool=False,        # round k to whole numbers (int64), for networks that only know those
 )->Adapted: # velocity in our convention
     "Read a network on the variance-preserving path as a velocity"
     if predicts not in ('noise','data','v'): raise ValueError(f"predicts must be noise, data or v, got {predicts!r}")
@@ -123,37 +133,39 @@ def from_ddpm(
     if ab.ndim!=1 or len(ab)<2 or not (ab.diff()<0).all() or not 0<ab[-1]<ab[0]<1: raise ValueError('alphas_bar must decrease within (0,1), with at least two values')
     times = 1/(1+((1-ab)/ab).sqrt()); ks = torch.arange(len(ab), dtype=torch.float64)   # our time at each index, decreasing
     def rule(f, x, t, **cond):
-        tt = t.double().clamp(times[-1].item(), times[0].item())
+        tt = t.to(torch.float32 if t.device.type=='mps' else torch.float64).clamp(times[-1].item(), times[0].item())
         a = tt/(tt**2+(1-tt)**2).sqrt(); s = (1-tt)/(tt**2+(1-tt)**2).sqrt()
-        logit = (times/(1-times)).log().to(tt.device).flip(0); z = (tt/(1-tt)).log()
+        logit = (times/(1-times)).log().to(tt).flip(0); z = (tt/(1-tt)).log()
         i = torch.searchsorted(logit, z.contiguous()).clamp(1, len(logit)-1)
         k = len(logit)-1 - (i-1+(z-logit[i-1])/(logit[i]-logit[i-1]))
         a, s = (unsq_to(o.to(x), x) for o in (a, s))
         y = x*(a+s)
-        out = f(y, k.round() if whole else k.to(x), **cond)
+        out = f(y, k.round().long() if whole else k.float() if x.element_size() < 4 else k.to(x), **cond)
         x0, x1 = (s*y+a*out, a*y-s*out) if predicts=='v' else (out, (y-s*out)/a) if predicts=='noise' else ((y-a*out)/s, out)
         return x1-x0
-    return Adapted(f, rule, name=f'DDPM, predicts {predicts}')
+    return Adapted(f, rule, name=f'DDPM, predicts {predicts}, table {_say(ab)}')
 
 # %% ../nbs/02_flows.ipynb #6685c518
 def _batch(o, x): return isinstance(o, Tensor) and o.ndim and len(o)==len(x)
 
 def conditioned(
     f:Callable, # velocity `f(x, t, **cond)`
-    **fixed,    # conditions to fix
+    **fixed,    # conditions to fix, the same for every batch (per sample: give them to `sample` and `calibrate`)
 )->Adapted:
     "Fix some of a velocity's conditions"
     def rule(f, x, t, **cond): return f(x, t, **{**fixed, **cond})
-    return Adapted(f, rule, name=', '.join(fixed))
+    return Adapted(f, rule, name=_all(fixed))
 
 def broadcast(
     f:Callable, # velocity `f(x, t, **cond)`
     **one,      # conditions of one sample, without batch axis: tensors, or numbers
 )->Adapted:
     "Give every sample the same conditions"
+    bad = [k for k,o in one.items() if not isinstance(o, (Tensor, int, float, list, tuple))]
+    if bad: raise ValueError(f'{bad[0]} must be a tensor or numbers, got {type(one[bad[0]]).__name__}; for anything else see conditioned')
     one = {k: torch.as_tensor(o) for k,o in one.items()}
     def rule(f, x, t, **cond): return f(x, t, **{k: o.to(x.device).expand(len(x), *o.shape) for k,o in one.items()}, **cond)
-    return Adapted(f, rule, name=', '.join(one))
+    return Adapted(f, rule, name=_all(one))
 
 def autocasted(
     f:Callable,            # velocity
@@ -163,7 +175,7 @@ def autocasted(
     def rule(f, x, t, **cond):
         with torch.autocast(x.device.type, dtype): u = f(x, t, **cond)
         return u.to(x.dtype)
-    return Adapted(f, rule, name=str(dtype).removeprefix('torch.'))
+    return Adapted(f, rule)                                                   # precision is no part of what a velocity is
 
 def guided(
     f:Callable,      # velocity `f(x, t, y=labels)`
@@ -181,7 +193,7 @@ def guided(
         two = {k: torch.cat([o, no.get(k, o)]) if k in no or _batch(o, x) else o for k,o in cond.items()}
         c,u = f(torch.cat([x,x]), torch.cat([t,t]), **two).chunk(2)
         return u + scale*(c-u)
-    return Adapted(f, rule, 1 if scale in (0,1) else 2, f'guidance {scale:g}')
+    return Adapted(f, rule, 1 if scale in (0,1) else 2, f'guidance {scale:g}, null {_all(null)}')
 
 # %% ../nbs/02_flows.ipynb #c130018d
 _rules = dict(velocity=lambda f, eps: f, reverse=lambda f, eps: Adapted(f, lambda f, x, t, **c: -f(x, t, **c), name='noise minus data'),
@@ -203,15 +215,15 @@ def adapt(
     guidance:float|None=None,    # scale of classifier-free guidance, with `null`
     null=None,                   # "no label": a value for the condition `y`, or a dict of values for several
     dtype:torch.dtype|None=None, # run it under autocast in this dtype
-    **fixed,                     # further arguments of the network that stay the same
+    **fixed,                     # further arguments of the network, the same for every batch
 )->Adapted: # velocity `v(x, t, **cond)`
     "Any network as a velocity in our convention; raises `ValueError` naming the argument"
     if predicts not in _rules: raise ValueError(f"predicts must be one of {', '.join(_rules)}, got {predicts!r}; for diffusion models see from_edm and from_ddpm")
-    if len(time)!=2: raise ValueError(f'time must be two numbers, its time at noise and at data, got {time!r}')
+    if not isinstance(time, (tuple, list)) or len(time)!=2: raise ValueError(f'time must be two numbers, its time at noise and at data, got {time!r}')
     if (guidance is None)!=(null is None): raise ValueError('guidance and null belong together: give both or none')
     if isinstance(net, nn.Module) and net.training: warnings.warn('net is in training mode: dropout and batch statistics would make the velocity random; call net.eval()', stacklevel=2)
     def rule(f, x, tau, **cond): return _output((call or _plain)(f, x, tau, **{**fixed, **cond}), x)
-    v = _rules[predicts](with_time(Adapted(net, rule, name=type(net).__name__), *time, rate=1), eps)
+    v = _rules[predicts](with_time(Adapted(net, rule, name=_all(fixed)), *time, rate=1), eps)
     if dtype is not None: v = autocasted(v, dtype)
     return v if guidance is None else guided(v, guidance, null)
 
@@ -221,12 +233,20 @@ def _plain(f, x, tau, **cond): return f(x, tau, **cond)
 @torch.no_grad()
 def explained(
     v:Callable,       # velocity
-    data:Tensor,      # real samples, shape `(n, *shape)`, in the range the network was trained on
-    times=(.1,.3,.5,.7,.9), # where to look
+    data:Tensor,      # real samples, shape `(n, *shape)`, floating, in the range the network was trained on
+    times=(.1,.3,.5,.7,.9), # where to look, in [0,1]
     seed:int=0,       # of the noise
+    batch_size:int|None=None, # samples at a time, default as many as fit
     **cond,           # conditions of `v`
 )->Tensor: # share of `data - noise` that the velocity explains at each time, at most 1
     "Check an adapter on real samples"
+    if not data.is_floating_point(): raise ValueError(f'data must be floating, in the range the network was trained on, got {data.dtype}')
+    if not all(0 <= o <= 1 for o in times): raise ValueError(f'times must lie in [0,1], got {list(times)}')
+    data = data.to(device_of(v))
     x0 = noise(len(data), tuple(data.shape[1:]), seed, device=data.device, dtype=data.dtype)
-    u = data-x0
-    return torch.stack([1-(eval_velocity(v, interpolate(x0, data, torch.full((len(data),), float(o))), float(o), **cond)-u).double().square().sum()/u.double().square().sum() for o in times])
+    def part(s, c):
+        u, at = data[s]-x0[s], lambda o: interpolate(x0[s], data[s], torch.full((s.stop-s.start,), float(o)))
+        off = [(eval_velocity(v, at(o), float(o), **c)-u).cpu().double().square().sum() for o in times]
+        return torch.stack([*off, u.cpu().double().square().sum()])
+    *off, all_ = torch.stack(run_batches(part, len(data), batch_size, **cond)).sum(0)
+    return 1-torch.stack(off)/all_

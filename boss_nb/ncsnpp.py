@@ -41,14 +41,20 @@ def _join(x, h, rescale): return (x+h)*math.sqrt(.5) if rescale else x+h
 
 class NIN(nn.Module):
     "Linear map over channels: `y = x W + b` on the last axis, `W` of shape (in, out)"
-    def __init__(self, ci:int, co:int):
+    def __init__(self,
+        ci:int, # input channels
+        co:int, # output channels
+    ):
         super().__init__()
         self.W, self.b = nn.Parameter(nn.init.xavier_uniform_(torch.empty(ci, co))), nn.Parameter(torch.zeros(co))
     def forward(self, x): return F.linear(x, self.W.t(), self.b)
 
 class PixelAttention(nn.Module):
     "Attention of one head over all pixels, added to its input"
-    def __init__(self, c:int, rescale:bool=True):
+    def __init__(self,
+        c:int,             # channels
+        rescale:bool=True, # divide the sum by √2
+    ):
         super().__init__()
         self.rescale, self.GroupNorm_0 = rescale, _norm(c)
         self.NIN_0, self.NIN_1, self.NIN_2, self.NIN_3 = (NIN(c, c) for _ in range(4))   # query, key, value, out
@@ -84,10 +90,18 @@ class BigGANBlock(nn.Module):
 labels = dict(sampler=lambda t: 999*(.999*t+.001), training=lambda t: 999*t) # our time in [0,1] → the label that the network reads
 
 class Fourier(nn.Module):
-    "Sines and cosines of fixed random frequencies"
-    def __init__(self, n:int, scale:float=16.):
+    "Sines and cosines of fixed random frequencies, which stay in float32 in a network of less"
+    def __init__(self,
+        n:int,            # number of frequencies
+        scale:float=16.,  # their standard deviation
+    ):
         super().__init__()
-        self.W = nn.Parameter(scale*torch.randn(n), requires_grad=False)
+        self.register_buffer('W', scale*torch.randn(n))
+    def _apply(self, fn, recurse=True):
+        W = self.W
+        super()._apply(fn, recurse)
+        if self.W.element_size() < W.element_size(): self.W = W.to(self.W.device)
+        return self
     def forward(self, x):
         a = x[:,None]*self.W.to(x.dtype)*(2*math.pi)
         return torch.cat([a.sin(), a.cos()], 1)
@@ -127,6 +141,8 @@ _choices = dict(name=('ncsnpp',), conditional=(True,), attention_type=('ddpm',),
 _needed = dict(model=('nf','ch_mult','num_res_blocks','attn_resolutions','embedding_type','fir','progressive','progressive_input','scale_by_sigma','skip_rescale'),
                data=('image_size','num_channels','centered'))
 
+_kinds = dict(nf=int, num_res_blocks=int, image_size=int, num_channels=int, num_scales=int, ch_mult=(list, tuple), attn_resolutions=(list, tuple), fir_kernel=(list, tuple))
+
 def rf_config(
     config, # a name in `rf_configs`, or a dict with the dicts `model` and `data`
 )->dict: # dict of the dicts `model` and `data`
@@ -137,6 +153,8 @@ def rf_config(
     if hasattr(config, 'to_dict'): config = config.to_dict()
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in _needed): raise ValueError("config must be a name or a dict with the dicts 'model' and 'data'")
     for part,keys in _needed.items():
+        for k,kind in _kinds.items():
+            if k in config[part] and not (isinstance(config[part][k], kind) and (kind is int or all(isinstance(o, int) for o in config[part][k]))): raise ValueError(f"config[{part!r}]: {k} must be {'a whole number' if kind is int else 'a list of whole numbers'}, got {config[part][k]!r}")
         lack = [k for k in keys if k not in config[part]]
         if lack: raise ValueError(f"config[{part!r}] lacks {', '.join(lack)}")
     both = config['model'] | config['data']
@@ -152,7 +170,10 @@ def rf_config(
 # %% ../nbs/04_ncsnpp.ipynb #7c80aaa2
 class Combiner(nn.Module):
     "Add a 1×1 convolution of the halved input to the features"
-    def __init__(self, ci:int, co:int):
+    def __init__(self,
+        ci:int, # channels of the input image
+        co:int, # channels of the features
+    ):
         super().__init__()
         self.Conv_0 = nn.Conv2d(ci, co, 1)
     def forward(self, x, h): return self.Conv_0(x) + h
@@ -183,6 +204,7 @@ def _parts(m, d):
 # %% ../nbs/04_ncsnpp.ipynb #c3bba47b
 class NCSNpp(nn.Module):
     "Velocity of images: NCSN++/DDPM++ of Song et al. 2021 as the public Rectified Flow checkpoints hold it"
+    full_time = True   # its label is not rounded with half-precision states
     def __init__(self,
         model:dict|str,       # a name in `rf_configs`, or the switches of the network
         data:dict|None=None,  # switches of the data: `image_size`, `num_channels`, `centered` (is x in [-1,1], else [0,1])
@@ -200,6 +222,14 @@ class NCSNpp(nn.Module):
     def shape(self)->tuple:
         "Shape of one image"
         return self.d['num_channels'], self.d['image_size'], self.d['image_size']
+    @property
+    def vrange(self)->tuple:
+        "Range of its images"
+        return (-1,1) if self.d['centered'] else (0,1)
+    @property
+    def identity(self)->str:
+        "What its weights do not say: see `checkpoint.fingerprint`"
+        return ', '.join(([] if self.label=='sampler' else [f'label {self.label}'])+([] if self.d['centered'] else ['images in [0,1]']))
 
     def _embed(self, t, parts):
         "Time label and its embedding"
@@ -243,7 +273,7 @@ def _read_pickle(path):
     if not Path(path).is_file(): raise FileNotFoundError(f'no such file: {path}')
     for mmap in (True, False):                                                # files older than torch 1.6 cannot be mapped
         try: d = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap); break
-        except Exception as e: why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        except Exception as e: why = (str(e).strip() or type(e).__name__).splitlines()[0].split('. (1)')[0]   # without torch's advice to load it all the same
     else: raise ValueError(f'{path} is not a readable checkpoint (truncated, of another kind, or it holds more than tensors and was refused): {why}')
     if not isinstance(d, dict) or not isinstance(d.get('model'), dict): raise ValueError(f"{path} is not a Rectified Flow checkpoint: it has no state dict 'model'")
     return d
@@ -252,7 +282,7 @@ def _check_state(state, want, path):
     "Names, shapes and finiteness of a state dict"
     check_keys(want, state, path)
     for k,o in state.items():
-        if not isinstance(o, Tensor) or o.shape!=want[k].shape: raise ValueError(f"{path}: {k} has shape {tuple(getattr(o, 'shape', ()))}, expected {tuple(want[k].shape)}: another configuration?")
+        if not isinstance(o, Tensor) or not o.is_floating_point() or o.shape!=want[k].shape: raise ValueError(f"{path}: {k} has shape {tuple(getattr(o, 'shape', ()))} ({getattr(o, 'dtype', type(o).__name__)}), expected {tuple(want[k].shape)}, floating: another configuration?")
         if not torch.isfinite(o).all(): raise FloatingPointError(f'{path}: {k} holds NaN or infinity')
 
 def load_rectified_flow(
@@ -266,12 +296,13 @@ def load_rectified_flow(
     c = rf_config(config)
     d = _read_pickle(path)
     with torch.random.fork_rng([]): net = NCSNpp(**c, label=label)            # loading changes nobody's random numbers
-    state = {k.removeprefix('module.'): o for k,o in d['model'].items()}
+    state = {str(k).removeprefix('module.'): o for k,o in d['model'].items()}
+    if len(state)<len(d['model']): raise ValueError(f'{path}: some names stand in it both with and without the prefix module.')
     _check_state(state, net.state_dict() | dict(sigmas=torch.empty(c['model'].get('num_scales', 1000))), path)
     state.pop('sigmas')                                                       # of the diffusion the code was written for
     if ema: state |= _shadow(d.get('ema'), net, path)
     net.load_state_dict(state)
-    net.meta = dict(file=Path(path).name, ema=ema, step=int(d['step']) if isinstance(d.get('step'), (int, Tensor)) else None)
+    net.meta = dict(file=Path(path).name, ema=ema, step=int(d['step']) if isinstance(d.get('step'), int) or isinstance(d.get('step'), Tensor) and d['step'].numel()==1 else None, shape=list(net.shape))
     return net.to(default_device(device)).eval().requires_grad_(False)
 
 def _shadow(ema, net, path):

@@ -105,8 +105,8 @@ def full_state(
 )->tuple: # (velocity of float32 states, noise in float32); both as they were when not half precision
     "Keep the state in float32 where the network runs in half precision: small steps would vanish in rounding"
     if noise.element_size() >= 4: return v, noise
-    half = noise.dtype
-    return lambda x,t,**c: v(x.to(half), t.to(half), **c), noise.float()
+    half, exact = noise.dtype, getattr(v, 'full_time', False)                  # adapters and NCSN++ want their time unrounded
+    return lambda x,t,**c: v(x.to(half), t if exact else t.to(half), **c), noise.float()
 
 @torch.no_grad()
 def sample(

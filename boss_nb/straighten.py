@@ -170,7 +170,11 @@ class Straightened:
     @property
     def device(self): return device_of(self.model)
     @property
-    def nfe_per_call(self): return price(self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model)
+    def base(self): return self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model
+    @property
+    def nfe_per_call(self): return price(self.base)
+    @property
+    def full_time(self): return getattr(self.base, 'full_time', False)
     def __repr__(self): return f"Straightened({'LoRA rank '+str(self.meta['rank']) if self.meta.get('rank') else 'full'}, {trainable(self.model)} parameters trained, {self.schedule}, held-out loss {self.loss_before:.4g} → {self.loss_after:.4g})"
 
 # %% ../nbs/09_straighten.ipynb #66f11f8a
@@ -178,7 +182,7 @@ def straighten(
     net:nn.Module,            # the teacher, `net(x, t, **cond)`; left as it is. Give averaged (EMA) weights
     schedules,                # the `Schedule` to straighten for, or several, with knots on the teacher's grid
     noise:Tensor,             # noise to start trajectories from, shape `(n, *shape)`
-    rank:int=0,               # 0 fine-tunes every weight; otherwise a LoRA of this rank
+    rank:int=0,               # 0 fine-tunes every weight (of a network with some frozen, the others); otherwise a LoRA of this rank
     n_iter:int=600,           # training iterations
     bs:int=128,               # trajectories per batch
     lr:float|None=None,       # peak learning rate, default 4e-4 (full) or 4e-3 (LoRA)
@@ -207,15 +211,19 @@ def straighten(
     if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
     t = as_knots(n_steps if grid is None else grid)
     keep, dev = knot_union(schedules, t), device_of(net)
-    was = net.training; net.eval()
+    was, trained = {m: m.training for m in net.modules()}, [p.requires_grad for p in net.parameters()]
+    net.eval()
     try:
         if states is None: states = teacher_states(net, noise.to(dev), keep, t, solver, batch_size, progress, **cond)
-    finally: net.train(was)
+    finally:
+        for m,o in was.items(): m.training = o
     if states.shape[1] != len(keep): raise ValueError(f'states must hold {len(keep)} times per trajectory (the union of all knots), got {states.shape[1]}')
     if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
     set_seed(seed)
     dls = flow_dls(states, *cond.values(), bs=min(bs, len(states)-(int(valid*len(states)) if isinstance(valid,float) else valid)), valid=valid, seed=seed, repeat=max(1, round(n_iter*bs/len(states)/5)), device=dev)   # about five epochs
-    model = add_lora(net, rank, alpha, targets, seed) if rank else deepcopy(net).requires_grad_(True)
+    model = add_lora(net, rank, alpha, targets, seed) if rank else deepcopy(net)
+    if not rank:
+        for p,o in zip(model.parameters(), trained): p.requires_grad_((o or not any(trained)) and p.is_floating_point())
     lr = lr or (4e-3 if rank else 4e-4)
     model = _Named(model, tuple(cond)) if cond else model
     learn = Learner(dls, model, MSELossFlat(), opt_func=Adam, cbs=[StraightenCallback(schedules, t[keep]), EMA(decay), GradientClip(clip), StopOnNaN(), *L(cbs)])

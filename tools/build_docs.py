@@ -99,7 +99,9 @@ def katex():
         r = subprocess.run(cmd, cwd=d, capture_output=True, text=True)
         if r.returncode: stop(f"formulas need KaTeX, and `{' '.join(cmd)}` failed: install npm, or set BOSS_KATEX_DIR to a folder with its dist and LICENSE\n{r.stderr.strip()[-300:]}")
         got = next(Path(d).iterdir())
-        shutil.unpack_archive(got, d, 'zip' if got.suffix=='.whl' else 'gztar', **({} if got.suffix=='.whl' else {'filter': 'data'}))
+        if got.suffix=='.whl': shutil.unpack_archive(got, d, 'zip')
+        else:
+            with tarfile.open(got) as t: t.extractall(d, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
         js = next(p for p in Path(d).rglob('katex.min.js'))
         lic = next(p for p in (js.parent/'LICENSE', js.parent.parent/'LICENSE') if p.exists())
         new = Path(d)/'new'
