@@ -9,8 +9,8 @@ __all__ = ['pipelines', 'attention_layers', 'lora_file', 'need_diffusers', 'tiny
            'pipeline_mu', 'set_schedule', 'heun_scheduler', 'default_schedule', 'terminal_schedule', 'straighten_lora',
            'save_pipeline_lora', 'lora_facts', 'lora_schedules', 'use_lora_schedule', 'comfy_sigmas', 'read_sigmas']
 
-# %% ../nbs/15_diffusers.ipynb #ffa82043
-import functools, inspect, json, math, tempfile, warnings
+# %% ../nbs/15_diffusers.ipynb #d9c79060
+import functools, inspect, json, math, os, tempfile, warnings
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,10 @@ def call_defaults(
     keep = {k: call[k].default for k in takes if k in call and k not in ('prompt','negative_prompt','num_images_per_prompt') and call[k].default is not inspect._empty}
     return keep | {k:o for k,o in kw.items() if k in takes} | dict(device=pipe._execution_device)
 
+def _cast(o, dev, dtype):
+    "To a device, and to a dtype unless it holds whole numbers"
+    return o.to(dev, dtype if o.is_floating_point() else o.dtype)
+
 def _check_prompt(v, pipe, prompt, kw):
     "Is there one prompt, as text or as all of its embeddings, and nothing that would be ignored?"
     names, takes = [*v.embeds, *('negative_'+o for o in v.embeds)], _params(pipe.encode_prompt)
@@ -185,8 +189,18 @@ class PipelineVelocity(nn.Module):
     fold, patch = 1, True                              # latent pixels per side that are packed into one token; does the network cut patches besides?
     multiple = 1                                       # pixels that height and width must divide by besides
     cfg_name = 'guidance_scale'                        # the argument that scales classifier-free guidance
-    def __init__(self, pipe, prompt=None, negative_prompt=None, height=None, width=None, guidance_scale=None, true_cfg_scale=None, **kw):
+    def __init__(self,
+        pipe,                 # the pipeline; its network becomes a submodule
+        prompt=None,          # a text, or a list of them; otherwise embeddings
+        negative_prompt=None, # for guidance
+        height=None,          # pixels, default the pipeline's
+        width=None,           # pixels
+        guidance_scale=None,  # as the pipeline takes it, default its own
+        true_cfg_scale=None,  # the same, where a pipeline has it
+        **kw,                 # embeddings by name, or further arguments of `encode_prompt`
+    ):
         super().__init__()
+        self.training = pipe.transformer.training                                      # who puts it back to what it was must not wake the network's dropout
         self.steps_trained = flow_scheduler(pipe).config.num_train_timesteps
         self.transformer, self._pipe = pipe.transformer, _Ref(pipe)
         self.height, self.width, self.shape = self.size(pipe, height, width)
@@ -197,7 +211,7 @@ class PipelineVelocity(nn.Module):
         self.n_prompts, self.names = len(emb['prompt_embeds']), list(emb)
         for k,o in emb.items():
             if len(o)!=self.n_prompts: raise ValueError(f'{k} must hold {self.n_prompts} prompts, as prompt_embeds does, got {len(o)}')
-            self.register_buffer(k, o.to(self.device, self.transformer.dtype if o.is_floating_point() else o.dtype), persistent=False)
+            self.register_buffer(k, _cast(o, self.device, self.transformer.dtype), persistent=False)
     @classmethod
     def size(cls, pipe, height=None, width=None):
         "Pixels, and the shape of a latent"
@@ -212,23 +226,64 @@ class PipelineVelocity(nn.Module):
     @property
     def guided(self): return self.scales.get(self.cfg_name, 1.) > 1
     @property
+    def identity(self):
+        "Class and guidance scales of the pipeline: what makes another velocity of the same weights"
+        return ', '.join([type(self.pipe).__name__, *(f'{k}={o:g}' for k,o in self.scales.items())])
+    @property
     def device(self):
         d = device_of(self.transformer)
         return self.pipe._execution_device if d.type=='meta' else d               # offloaded piece by piece
-    def pack(self, x): return x
-    def unpack(self, z): return z
     def forward(self, x, t, which=None):
         if x.shape[1:]!=self.shape: raise ValueError(f'x must have shape (b, {", ".join(map(str,self.shape))}), got {tuple(x.shape)}')
-        i, sigma, z = self.index(len(x), which), (1-(t if t.element_size()>=4 else t.float())).float(), x.to(self.transformer.dtype)
-        c = {k: getattr(self,k)[i] for k in self.names}
+        i, sigma, z = self.index(len(x), which), (1-(t if t.element_size()>=4 else t.float())).float().to(x.device), x.to(self.transformer.dtype)
+        c = {k: _cast(getattr(self,k)[i], z.device, z.dtype) for k in self.names}          # the network may have moved since
         emb = {k: c[k] for k in self.embeds}
         if not self.guided: return -self.predict(z, sigma, emb).to(x)
         both = {k: torch.cat([c['negative_'+k], o]) for k,o in emb.items()}
         u,p = self.predict(torch.cat([z,z]), torch.cat([sigma,sigma]), both).chunk(2)
         return -(u + self.scales[self.cfg_name]*(p-u)).to(x)
-    def extra_repr(self): return f"{type(self.pipe).__name__}, {self.height}x{self.width} pixels, latents {self.shape}, {self.n_prompts} prompts, {', '.join(f'{k}={o:g}' for k,o in self.scales.items())}, {self.nfe_per_call} evaluations per call"
+    def extra_repr(self): return f"{self.identity}, {self.height}x{self.width} pixels, latents {self.shape}, {self.n_prompts} prompts, {self.nfe_per_call} evaluations per call"
 
 # %% ../nbs/15_diffusers.ipynb #9f819399
+@patch
+def encode(self:PipelineVelocity,
+    pipe,            # the pipeline
+    prompt,          # a text, a list of them, or None for embeddings
+    negative_prompt, # the same; may be ignored without guidance
+    kw:dict,         # embeddings by name, and further arguments of `encode_prompt`
+)->dict: # tensors with one row per prompt: those named in `embeds`, and with guidance the same as `negative_...`
+    "Encode the prompts, once; a subclass must define it"
+    raise NotImplementedError(f'{type(self).__name__} must define encode(pipe, prompt, negative_prompt, kw), which returns embeddings by name')
+
+@patch
+def predict(self:PipelineVelocity,
+    x:Tensor,     # latents, shape `(b, c, h, w)`, in the network's dtype
+    sigma:Tensor, # noise levels in [0,1], shape `(b,)`, float32
+    c:dict,       # rows of what `encode` returned, under the names in `embeds`
+)->Tensor: # noise minus data, shape of `x`
+    "Ask the network, without guidance; a subclass must define it"
+    raise NotImplementedError(f'{type(self).__name__} must define predict(x, sigma, c), which returns noise minus data')
+
+@patch
+def pack(self:PipelineVelocity,
+    x:Tensor, # latents, shape `(b, c, h, w)`
+)->Tensor:
+    "Latents as the pipeline takes them in `latents=`"
+    return x
+
+@patch
+def unpack(self:PipelineVelocity,
+    z:Tensor, # latents as the pipeline returns them
+)->Tensor: # shape `(b, c, h, w)`
+    "Undo `pack`"
+    return z
+
+@patch
+def extra_args(self:PipelineVelocity)->dict:
+    "Further arguments for calling the pipeline, see `args`"
+    return {}
+
+# %% ../nbs/15_diffusers.ipynb #f657c795
 @patch
 def spread(self:PipelineVelocity,
     n:int, # number of samples
@@ -277,16 +332,13 @@ def args(self:PipelineVelocity,
 )->dict:
     "What to call the pipeline with, for the same prompts, size and guidance"
     i = self.index(n, self.spread(n) if which is None else which)
-    return dict(height=self.height, width=self.width, **self.scales, **self.extra_args(), **{k: getattr(self,k)[i] for k in self.names})
-
-@patch
-def extra_args(self:PipelineVelocity): return {}
+    return dict(height=self.height, width=self.width, **self.scales, **self.extra_args(), **{k: _cast(getattr(self,k)[i], self.device, self.transformer.dtype) for k in self.names})
 
 @patch
 def sigmas(self:PipelineVelocity,
     schedule, # a `Schedule`, or anything `as_knots` takes
 )->list:
-    "What to give this pipeline as `sigmas=`; sets its scheduler, see `set_schedule`"
+    "What to give this pipeline as `sigmas=` at this velocity's height and width; sets its scheduler, see `set_schedule`"
     return set_schedule(self.pipe, schedule, height=self.height, width=self.width)
 
 # %% ../nbs/15_diffusers.ipynb #bf909830
@@ -317,6 +369,7 @@ class FluxVelocity(PipelineVelocity):
     fold, patch, cfg_name = 2, False, 'true_cfg_scale'
     def encode(self, pipe, prompt, negative_prompt, kw):
         res, neg = {}, {k.removeprefix('negative_'): o for k,o in kw.items() if k.startswith('negative_')}
+        if not self.guided and negative_prompt is not None: raise ValueError(f"negative_prompt does nothing with {self.cfg_name}={self.scales[self.cfg_name]:g}: leave it out, or give {self.cfg_name} above 1")
         if self.guided and prompt is not None and negative_prompt is None: raise ValueError(f"{self.cfg_name}={self.scales[self.cfg_name]:g} is guidance: give negative_prompt (may be ''), or {self.cfg_name}=1")
         rest = {k:o for k,o in kw.items() if not k.startswith('negative_') and k not in self.embeds}
         todo = [('', prompt, {k:kw[k] for k in self.embeds if k in kw})] + ([('negative_', negative_prompt, neg)] if self.guided else [])
@@ -349,7 +402,7 @@ def velocity_class(
 def pipeline_velocity(
     pipe,                       # a diffusers pipeline with a flow-matching scheduler
     prompt=None,                # a text, or a list of them; otherwise embeddings
-    negative_prompt=None,       # for guidance; the pipeline's default when None
+    negative_prompt=None,       # for guidance; the pipeline's default when None. FLUX refuses it without `true_cfg_scale` above 1
     height:int|None=None,       # pixels, default the pipeline's
     width:int|None=None,        # pixels
     guidance_scale:float|None=None, # as the pipeline takes it, default its own
@@ -419,8 +472,8 @@ def pipeline_mu(
 def set_schedule(
     pipe,                 # a pipeline, or a flow scheduler
     schedule,             # a `Schedule`, or anything `as_knots` takes
-    mu:float|None=None,   # of dynamic shifting, default computed for a pipeline
-    height:int|None=None, # pixels, for `mu`
+    mu:float|None=None,   # of dynamic shifting, default computed for a pipeline from height and width
+    height:int|None=None, # pixels, for `mu`; those the pipeline will be called with, default its own
     width:int|None=None,  # pixels
     device=None,          # for the scheduler's timesteps
 )->list: # what to give the pipeline as `sigmas=`
@@ -556,7 +609,7 @@ def use_lora_schedule(
     pipe,                 # the pipeline that has loaded the LoRA
     path:str|Path,        # its file or folder
     nfe:int|None=None,    # number of steps; may be left out when the file holds one schedule
-    height:int|None=None, # pixels, default those it was made for
+    height:int|None=None, # pixels, those the pipeline will be called with; default those the LoRA was made for
     width:int|None=None,  # pixels
     mu:float|None=None,   # of dynamic shifting, default computed from the size
 )->list: # what to give the pipeline as `sigmas=`
@@ -566,6 +619,8 @@ def use_lora_schedule(
     has = [s.nfe for s in scheds]
     if nfe is None and len(scheds)>1: raise ValueError(f'nfe must be one of {sorted(has)}, the budgets of this LoRA, got None')
     if nfe is not None and nfe not in has: raise ValueError(f'refusing a mismatched NFE: this LoRA was straightened for {sorted(has)} steps, got {nfe}')
+    if height is None and width is None and mu is None and pipeline_mu(pipe, d['height'], d['width'])!=pipeline_mu(pipe):
+        warnings.warn(f"the scheduler shifts by the size of the image, and these sigmas are for the LoRA's: call the pipeline with height={d['height']}, width={d['width']} (and say so here, to be rid of this), or set pipe.scheduler = plain_scheduler(pipe.scheduler)", stacklevel=2)
     return set_schedule(pipe, scheds[0 if nfe is None else has.index(nfe)], mu, height or d['height'], width or d['width'])
 
 # %% ../nbs/15_diffusers.ipynb #daf246ed
@@ -578,20 +633,22 @@ def comfy_sigmas(
     if made!='euler': warnings.warn(f'this schedule was made for solver {made!r}; use a sampler of that kind, Euler will not reach its quality', stacklevel=2)
     vals = [f'{o:.7f}'.rstrip('0') for o in (1-as_knots(schedule)).tolist()]
     text = ', '.join(o+'0' if o.endswith('.') else o for o in vals)
+    if len(set(vals)) < len(vals): raise ValueError(f'schedule must have sigmas that differ in their first 7 digits, got {text}')
     if path is not None:
         body = json.dumps(dict(kind='boss_nb.sigmas', name=getattr(schedule, 'name', 'custom'), solver=made, sigmas=json.loads(f'[{text}]')), indent=1) if Path(path).suffix=='.json' else text
         with atomic_write(path) as tmp: tmp.write_text(body+'\n')
     return text
 
 def read_sigmas(
-    text:str|Path, # what `comfy_sigmas` returned, or a file it wrote (a `Path`)
+    text:str|Path, # what `comfy_sigmas` returned, a JSON list as `[1.0, 0.5, 0.0]`, or the path of a file with either
 )->Schedule:
     "Sigmas as text or from a file back to a schedule"
     name, solver, what = 'custom', 'euler', 'the text'
-    if isinstance(text, Path): what, text = text, text.read_text()
+    if isinstance(text, Path) or os.path.isfile(text): what, text = text, Path(text).read_text()
     try:
-        if text.lstrip().startswith('{'): d = json.loads(text); sig, name, solver = d['sigmas'], d.get('name', name), d.get('solver', solver)
-        else: sig = [float(o) for o in text.replace(',', ' ').split()]
-        k = 1-torch.tensor(sig, dtype=torch.float64)
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{what} does not hold sigmas: {e}') from None
+        d = json.loads(text) if text.lstrip()[:1] in ('{','[') else text.replace(',', ' ').split()
+        if isinstance(d, dict): d, name, solver = d['sigmas'], d.get('name', name), d.get('solver', solver)
+        k = 1-torch.tensor([float(o) for o in d], dtype=torch.float64)
+    except (ValueError, KeyError, TypeError, OverflowError) as e: raise ValueError(f'{what} does not hold sigmas: {e}') from None
+    if solver=='multistep': warnings.warn(f'{what} was made for a multistep solver, whose weights are not kept with sigmas; read as a schedule for Euler steps', stacklevel=2)
     return Schedule(k, name, solver=solver if solver!='multistep' else 'euler')

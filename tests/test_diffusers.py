@@ -109,6 +109,46 @@ def test_half_precision_network_keeps_float_states(make):
     assert rel(theirs(v, z.bfloat16(), k), x) < .1                                  # the pipeline rounds its states, too
     assert v.decode(x).isfinite().all()
 
+@pytest.mark.parametrize('make', [tiny_sd3, tiny_flux, tiny_sana])
+def test_a_pipeline_that_changes_its_dtype_afterwards(make):
+    pipe = make(); v = pipeline_velocity(pipe, guidance_scale=4., **tiny_embeds(pipe)); z, t = v.noise(2), torch.full((2,), .5)   # FLUX sees both times 1000, and 500 and 4000 are numbers in bfloat16
+    before = v(z,t)
+    pipe.to(torch.bfloat16); half = v(z,t); a = v.args(2)
+    assert half.dtype==torch.float32 and (half-before).norm() < .1*before.norm() and not torch.equal(half, before)
+    assert a['prompt_embeds'].dtype==torch.bfloat16 and ('prompt_attention_mask' not in a or not a['prompt_attention_mask'].is_floating_point())
+    assert torch.equal(half, pipeline_velocity(pipe, guidance_scale=4., **tiny_embeds(pipe))(z,t))
+    pipe.to(torch.float32); assert (v(z,t)-before).norm() < .05*before.norm()
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('make', [tiny_sd3, tiny_flux, tiny_sana])
+def test_a_pipeline_that_moves_afterwards(make):
+    pipe = quiet(make()); v = pipeline_velocity(pipe, **tiny_embeds(pipe, 2)); z, t, i = noise(4, v.shape, device='cpu'), torch.full((4,), .3), torch.tensor([1,0,0,1])
+    before = v(z, t, which=i); pipe.to('cuda'); zc = z.cuda()
+    assert v.device.type==v.noise(2).device.type=='cuda'
+    for which in (i, i.cuda(), i.tolist()):
+        for time in (t, t.cuda()): assert (v(zc, time, which=which).cpu()-before).norm() < 1e-2*before.norm()
+    k = random_knots(1, 4); x = sample(v, zc, k, which=v.spread(4))
+    assert (x-theirs(v, zc, k)).norm() < 1e-2*x.norm() and v.decode(x).isfinite().all()
+
+@pytest.mark.parametrize('make', [tiny_sd3, tiny_flux])
+def test_straightening_leaves_the_network_in_eval_mode(make):
+    pipe = make(); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); kw = dict(n_iter=2, bs=4, n_steps=4, progress=False)
+    assert not v.training
+    for go in (lambda: straighten_lora(v, uniform(2), v.noise(8), rank=2, **kw), lambda: straighten(v, uniform(2), v.noise(8), rank=0, **kw)):
+        go(); assert not [n for n,m in pipe.transformer.named_modules() if m.training]
+    pipe.transformer.train(); assert pipeline_velocity(pipe, **tiny_embeds(pipe)).training
+
+def test_identity_says_pipeline_and_guidance():
+    a, b = tiny_sd3(), tiny_flux()
+    assert [pipeline_velocity(a, guidance_scale=g, **tiny_embeds(a)).identity for g in (4, 4.5)]==['StableDiffusion3Pipeline, guidance_scale=4', 'StableDiffusion3Pipeline, guidance_scale=4.5']
+    assert pipeline_velocity(b, true_cfg_scale=2., **tiny_embeds(b)).identity=='FluxPipeline, guidance_scale=3.5, true_cfg_scale=2'
+
+def test_flux_refuses_a_negative_prompt_it_would_drop():
+    pipe = tiny_flux(text=True); kw = dict(prompt='a cat', negative_prompt='bad', max_sequence_length=32)
+    with pytest.raises(ValueError, match='negative_prompt does nothing with true_cfg_scale=1'): pipeline_velocity(pipe, **kw)
+    assert pipeline_velocity(pipe, true_cfg_scale=2., **kw).guided
+    bare = tiny_flux(); assert not pipeline_velocity(bare, **tiny_embeds(bare)).guided                   # negative embeddings may lie by
+
 def test_heun_in_flux():
     pipe = quiet(tiny_flux()); pipe.scheduler = heun_scheduler(pipe.scheduler); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); z = v.noise(2)
     for k in (random_knots(0, 5), torch.tensor([0.,1.])):
@@ -174,6 +214,21 @@ def test_lora_round_trip(make, kind, tmp_path):
     third = quiet(make()); third.load_lora_weights(again.parent)
     assert (pipeline_velocity(third, **tiny_embeds(third))(z,t)-s(z,t)).abs().max() < 1e-4
 
+@pytest.mark.parametrize('make', [tiny_flux, lambda: tiny_sd3(use_dynamic_shifting=True)])
+def test_a_lora_schedule_at_another_size(make, tmp_path):
+    "Dynamic shifting: sigmas are for one size, and whoever might use another is told"
+    pipe = quiet(make()); plan = Schedule([0,.5,1.]); used = lambda **kw: (pipe(**{k:o for k,o in tiny_embeds(pipe).items()}, num_inference_steps=2, output_type='latent', **kw), pipe.scheduler.sigmas[1].item())[1]
+    for h,w in ((32,96), (64,64)): save_pipeline_lora(tmp_path/f'{h}', add_lora(pipeline_velocity(pipe, height=h, width=w, **tiny_embeds(pipe)), 2, targets=list(attention_layers)), plan)
+    with pytest.warns(UserWarning, match='height=32, width=96'): sig = use_lora_schedule(pipe, tmp_path/'32')
+    assert abs(used(sigmas=sig)-.5) > 1e-4 and abs(used(sigmas=sig, height=32, width=96)-.5) < 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        use_lora_schedule(pipe, tmp_path/'32', height=32, width=96); use_lora_schedule(pipe, tmp_path/'32', mu=.7)
+        sig = use_lora_schedule(pipe, tmp_path/'64'); own = pipe.scheduler
+        pipe.scheduler = plain_scheduler(own); plain = use_lora_schedule(pipe, tmp_path/'32')
+    assert abs(used(sigmas=plain)-.5) < 1e-6
+    pipe.scheduler = own; assert abs(used(sigmas=sig)-.5) < 1e-6
+
 def test_broken_lora_files(tmp_path):
     pipe = tiny_sd3(); v = pipeline_velocity(pipe, **tiny_embeds(pipe)); net = add_lora(v, 2)
     f = save_pipeline_lora(tmp_path, net, uniform(4)); whole = f.read_bytes()
@@ -202,6 +257,20 @@ def test_comfy_text_and_file(nfe, seed):
 def test_comfy_other_solver(tmp_path):
     with pytest.warns(UserWarning, match='ab2'): comfy_sigmas(Schedule([0,.5,1.], solver='ab2'), tmp_path/'s.json')
     assert json.loads((tmp_path/'s.json').read_text())['sigmas']==[1.,.5,0.] and read_sigmas(tmp_path/'s.json').solver=='ab2'
+
+def test_sigmas_as_people_paste_them(tmp_path, monkeypatch):
+    want = read_sigmas('1.0, 0.5, 0.0'); monkeypatch.chdir(tmp_path)
+    for text in ('[1.0, 0.5, 0.0]', ' [1, 0.5, 0]\n', '1.0 0.5 0.0', '{"sigmas": [1.0, 0.5, 0.0]}'):
+        assert read_sigmas(text)==want
+        Path('s.txt').write_text(text); assert read_sigmas('s.txt')==read_sigmas(Path('s.txt'))==want
+    for text in ('[]', '[1.0, "x"]', '[1, 0.5', '[[1, 0]]', 'nowhere.json', '', '1'+'0'*400, f'[1{"0"*400}, 0]', '1.0 '*5000):
+        with pytest.raises(ValueError): read_sigmas(text)
+    for k in ([0,1e-9,.5,1], [0,.5,1-1e-9,1]):
+        with pytest.raises(ValueError, match='first 7 digits'): comfy_sigmas(k, 'not.json')
+    assert not Path('not.json').exists() and comfy_sigmas([0,1e-6,1])=='1.0, 0.999999, 0.0'
+    with pytest.warns(UserWarning): comfy_sigmas(Schedule([0,.5,1.], solver='multistep', coefs=[[1.],[1.5,-.5]]), 'm.json')
+    with pytest.warns(UserWarning, match='multistep'): s = read_sigmas('m.json')
+    assert s.solver=='euler' and s.coefs is None
 
 def test_the_registry_is_open():
     assert set(bd.pipelines) >= {'StableDiffusion3Pipeline','FluxPipeline','SanaPipeline'}
