@@ -16,6 +16,7 @@ from . import __version__
 from .core import *
 from .core import noise as _noise
 from .bellman import *
+from .flows import Adapted
 from .models import *
 from .sampling import *
 from .straighten import *
@@ -24,8 +25,12 @@ from .straighten import *
 def fingerprint(
     net:nn.Module, # any network; for a LoRA, its base is what counts
 )->str: # 64 hexadecimal digits
-    "SHA-256 over names, shapes and values of a network's parameters and buffers, adapters left out"
-    return state_digest({k.removeprefix('base_model.model.').replace('.base_layer.','.'): o for k,o in net.state_dict().items() if 'lora_' not in k})
+    "SHA-256 over names, shapes and values of a network's parameters and buffers and over what its adapters do (`identity`); our own LoRA left out"
+    mine = hasattr(net, 'get_base_model'); core = inner = net.get_base_model() if mine else net
+    pre = 'base_model.model.' if mine else ''
+    while isinstance(inner, Adapted): inner, pre = inner.f, pre+'f.'
+    state = {k.removeprefix(pre).replace('.base_layer.','.'): o for k,o in net.state_dict().items() if not (mine and 'lora_' in k and '.default.' in k)}
+    return state_digest(state, getattr(core, 'identity', ''))
 
 # %% ../nbs/14_checkpoint.ipynb #a260aee4
 def save_plan(
@@ -46,10 +51,14 @@ def _read_json(path, kinds, what):
     return d
 
 def load_plan(
-    path:str|Path,      # file written by `save_plan` or `Schedule.save`
-    net:nn.Module=None, # the network it will be used with; warns when the plan was made for another
+    path:str|Path,      # file written by `save_plan` or `Schedule.save`, or the folder of a `Bundle`
+    net:nn.Module=None, # the network it will be used with, or a student or `Bundle`; warns when the plan was made for another
 )->list:
     "Read all schedules of a plan file"
+    net = net if isinstance(net, nn.Module) else getattr(net, 'net', net)   # of a bundle
+    net = net.model if isinstance(net, Straightened) else net
+    if not (net is None or isinstance(net, nn.Module)): raise ValueError(f'net must be an nn.Module, a Straightened or a Bundle, got {type(net).__name__}')
+    if Path(path).is_dir(): path = _plan_in(Path(path))
     d = _read_json(path, ('boss_nb.plan','boss_nb.schedule'), 'plan')
     try:
         scheds = [Schedule.from_dict(o) for o in ([d] if d['kind']=='boss_nb.schedule' else d['schedules'])]
@@ -58,6 +67,15 @@ def load_plan(
     if not scheds: raise ValueError(f'{path} holds a broken schedule: there is none')
     if net is not None and made and made!=(mine := fingerprint(net)): warnings.warn(f'{path} was planned for another network (fingerprint {str(made)[:12]}, got {mine[:12]}): its steps may suit this one less', stacklevel=2)
     return scheds
+
+def _plan_in(folder):
+    "The plan file of a bundle"
+    c, p = _read_config(folder), folder/'plan.json'
+    if p.name not in c['files']: raise ValueError(f'{folder} holds a {c["holds"]} and no schedules')
+    if p.is_file() and _sha(p)!=c['files'][p.name]: raise ValueError(_foreign(p))
+    return p
+
+def _foreign(p): return f'{p} is not the file that {p.parent/"config.json"} was written with: changed, or from an interrupted write'
 
 def pick(
     schedules:list, # of a plan
@@ -78,12 +96,13 @@ def save_student(
     m, lora = student.model, bool(student.meta.get('rank'))
     if lora:
         cfg = m.peft_config['default']
-        state = {k.removeprefix('base_model.model.').replace('.default.','.'): o for k,o in m.state_dict().items() if 'lora_' in k}
+        state = {k.removeprefix('base_model.model.').replace('.default.','.'): o for k,o in m.state_dict().items() if 'lora_' in k and '.default.' in k}
         what = dict(kind='boss_nb.lora', lora=dict(rank=cfg.r, alpha=cfg.lora_alpha, targets=sorted(cfg.target_modules)), base=fingerprint(m))
     else:
         state, what = m.state_dict(), dict(kind='boss_nb.full', base=fingerprint(base) if base is not None else None)
         if type(m).__name__ in architectures: what |= dict(arch=type(m).__name__, config=m.config)
-    return save_state(path, state, **what, schedules=[s.to_dict() for s in student.schedules], settings=student.meta, loss_before=student.loss_before, loss_after=student.loss_after)
+    what['identity'] = getattr(student.base, 'identity', '')              # what adapters do, which weights do not say
+    return save_state(path, state, buffer_names(m), **what, schedules=[s.to_dict() for s in student.schedules], settings=student.meta, loss_before=student.loss_before, loss_after=student.loss_after)
 
 def load_student(
     path:str|Path,          # file written by `save_student`
@@ -102,16 +121,19 @@ def load_student(
 # %% ../nbs/14_checkpoint.ipynb #982043f0
 def _lora_of(path, state, m, base):
     if base is None: raise ValueError(f'{path} is a LoRA: give the base network it was made for')
-    if fingerprint(base)!=m.get('base'): raise ValueError(f"{path} was made for another base network (fingerprint {str(m.get('base'))[:12]}, got {fingerprint(base)[:12]})")
+    if fingerprint(base)!=m.get('base'): raise ValueError(f"{path} was made for another base network, or the same in another dtype (fingerprint {str(m.get('base'))[:12]}, got {fingerprint(base)[:12]})")
     try: net = add_lora(base, *[m['lora'][k] for k in ('rank','alpha','targets')])
     except Exception as e: raise ValueError(f"{path}: its settings {m.get('lora')} do not build a LoRA: {e}") from None
-    return fill_net(net, state, path, {k.removeprefix('base_model.model.').replace('.default.','.'): k for k in net.state_dict() if 'lora_' in k})   # the base stays
+    return fill_net(net, state, path, {k.removeprefix('base_model.model.').replace('.default.','.'): k for k in net.state_dict() if 'lora_' in k and '.default.' in k})   # the base stays
 
 def _full_of(path, state, m, base):
     if m.get('arch') is not None and str(m['arch']) in architectures:
         try: net = build_net(m['arch'], m['config'])
         except Exception as e: raise ValueError(f"{path}: its configuration {m.get('config')} does not build a {m['arch']}: {e}") from None
-    elif base is not None: net = _fresh(share_weights(base))
+    elif base is not None:
+        was, now = m.get('identity'), getattr(base, 'identity', '')
+        if was is not None and was!=now: raise ValueError(f"{path} was made for another velocity than base: {was or 'not adapted'}, got {now or 'not adapted'}")
+        net = _fresh(share_weights(base))
     else: raise ValueError(f'{path} holds an architecture that boss_nb cannot build: give base')
     return fill_net(net if base is None else net.to(device_of(base)), state, path)
 
@@ -132,8 +154,25 @@ class _NoHub:
 try: from huggingface_hub import ModelHubMixin
 except ImportError: ModelHubMixin = _NoHub
 
-# %% ../nbs/14_checkpoint.ipynb #ae0e50f5
-_reserved = {'self','net','schedules','base','path','dtype','arch','config','version'}
+# %% ../nbs/14_checkpoint.ipynb #1005db72
+_reserved = {'self','net','schedules','base','path','dtype','arch','config','version','state','untrained'}
+
+def _core(net):
+    "The network itself: of a student its model, of a LoRA the base inside"
+    net = net.net if isinstance(net, Bundle) else net
+    net = net.model if isinstance(net, Straightened) else net
+    return net.get_base_model() if hasattr(net, 'get_base_model') else net
+
+def _alone(net):
+    "Say what else to give when a network cannot be written with its configuration"
+    if not isinstance(net, Adapted): return f'{type(net).__name__} is not one of {", ".join(architectures)}'
+    name, f = 'f', net.f
+    while isinstance(f, Adapted): name, f = name+'.f', f.f
+    return f'an adapted velocity is code and does not go into a file; the network inside does, v.{name} ({type(f).__name__})'
+
+def _jsonable(meta):
+    try: json.dumps(meta)
+    except (TypeError, ValueError) as e: raise ValueError(f'facts must be JSON-able: {e}') from None
 
 class Bundle(ModelHubMixin):
     "A flow, plans or a student, and what belongs to them, as one folder; called like a velocity"
@@ -146,12 +185,17 @@ class Bundle(ModelHubMixin):
     ):
         if not (net is None or isinstance(net, (nn.Module, Straightened))): raise ValueError(f'net must be an nn.Module or a Straightened, got {type(net).__name__}')
         self.net, self.base = net, base
-        self.schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules) or list(getattr(net, 'schedules', ()))
+        try: self.schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules) or list(getattr(net, 'schedules', ()))
+        except TypeError: self.schedules = [None]
+        if not all(isinstance(s, Schedule) for s in self.schedules): raise ValueError(f'schedules must be a Schedule or several (from a file: load_plan), got {schedules!r}')
+        if self.holds=='flow' and type(net).__name__ not in architectures: raise ValueError(f'net: {_alone(net)}; bundle that, or a student of it')
+        if self.holds=='lora' and base is not None and type(base).__name__ not in architectures: raise ValueError(f'base: {_alone(base)}; leave base out and give it to from_pretrained(..., base=)')
         if net is None and not self.schedules: raise ValueError('give net, schedules or both')
         if bad := _reserved & set(meta): raise ValueError(f'facts cannot be called {", ".join(sorted(bad))}')
         if base is not None and self.holds not in ('lora','full'): raise ValueError('base belongs to a student: give net=straighten(...)')
         knows = getattr(net if self.holds=='flow' else base, 'meta', None) or {}   # a network's file says how it was made
         self.meta = {k:o for k,o in knows.items() if k not in _reserved} | meta
+        _jsonable(self.meta)
     @property
     def holds(self)->str:
         "What it is: 'flow', 'plan', 'lora' or 'full'"
@@ -159,6 +203,15 @@ class Bundle(ModelHubMixin):
         return 'lora' if self.net.meta.get('rank') else 'full'
     @property
     def device(self): return device_of(self.net)
+    @property
+    def nfe_per_call(self): return price(self.net)
+    @property
+    def shape(self)->tuple|None:
+        "Shape of one sample as it was told, or as the network knows it; None when nobody does"
+        net = _core(self.net)
+        said = getattr(net, 'meta', None)
+        for s in (self.meta.get('shape'), said.get('shape') if isinstance(said, dict) else None, getattr(net, 'shape', None)):
+            if isinstance(s, (tuple, list)): return tuple(s)
     def __call__(self, x, t, **cond): return self.net(x, t, **cond)
     def __repr__(self): return f"Bundle({self.holds}{'' if self.net is None else ', '+self._facts()['arch']}, NFE {sorted(s.nfe for s in self.schedules)})"
 
@@ -183,9 +236,9 @@ def sample(self:Bundle,
     "Sample the network on its own schedule"
     if self.net is None: raise ValueError('this bundle holds plans and no network: sample(your_net, noise, bundle.pick(nfe))')
     if not isinstance(noise, Tensor):
-        if 'shape' not in self.meta: raise ValueError('noise must be a Tensor: the bundle does not say the shape of its samples')
-        noise = _noise(noise, tuple(self.meta['shape']), seed, device=self.device)
-    return sample(self.net, noise, self.pick(nfe), **kw)
+        if self.shape is None: raise ValueError('noise must be a Tensor: the bundle does not say the shape of its samples')
+        noise = _noise(noise, self.shape, seed, device=self.device)
+    return sample(self.net, noise, self.pick(nfe) if self.schedules or nfe is None else nfe, **kw)
 
 # %% ../nbs/14_checkpoint.ipynb #835a1880
 def _sha(path):
@@ -201,21 +254,19 @@ def _facts(self:Bundle):
     m = self.net.model if isinstance(self.net, Straightened) else self.net
     d = dict(kind='boss_nb.bundle', holds=self.holds, version=__version__)
     if m is not None:
-        core = m.get_base_model() if self.holds=='lora' else m
+        core = _core(m)
         d |= dict(arch=type(core).__name__, config=getattr(core, 'config', None) if type(core).__name__ in architectures else None, parameters=n_params(m))
     if isinstance(self.net, Straightened): d['training'] = dict(self.net.meta, loss_before=self.net.loss_before, loss_after=self.net.loss_after)
-    return d | dict(meta=self.meta, budgets=sorted(s.nfe for s in self.schedules))
+    return d | dict(meta=self.meta | ({} if self.shape is None else dict(shape=list(self.shape))), budgets=sorted(s.nfe for s in self.schedules))
 
 _title = dict(flow='Flow-matching network', plan='Step schedules for a flow-matching network', lora='Straightened flow-matching network (LoRA)', full='Straightened flow-matching network')
 
 @patch
 def _use(self:Bundle):
-    base = ', base=net' if self.holds=='lora' and self.base is None else ''
+    base = ', base=net' if self.holds=='lora' and self.base is None or self.holds=='full' and type(self.net.model).__name__ not in architectures else ''
     yield from ('from boss_nb.checkpoint import Bundle', f"bundle = Bundle.from_pretrained('FOLDER_OR_REPO'{base})")
-    k, start = self.schedules[0].nfe if self.schedules else None, 16 if 'shape' in self.meta else 'noise'
-    if self.net is None: yield f'schedule = bundle.pick({k})'
-    elif k: yield f'x = bundle.sample({start}, nfe={k})'
-    else: yield from ('from boss_nb.sampling import sample', 'x = sample(bundle, noise, 10)')
+    k, start = self.schedules[0].nfe if self.schedules else 10, 'noise' if self.shape is None else 16
+    yield f'schedule = bundle.pick({k})' if self.net is None else f'x = bundle.sample({start}, nfe={k})'
 
 @patch
 def card(self:Bundle)->str:
@@ -255,8 +306,9 @@ def save_pretrained(self:Bundle,
     "Write the folder; an interrupted write leaves the old one as it was"
     if config or model_card_kwargs: raise ValueError('config.json and README.md are derived from the bundle: give facts as Bundle(..., name=value)')
     if self.holds=='lora' and self.base is not None and fingerprint(self.base)!=fingerprint(self.net.model): raise ValueError('base is not the network the LoRA was made for')
-    d, tmp = Path(save_directory), {}
+    _jsonable(self.meta); d, tmp = Path(save_directory), {}
     with ExitStack() as stack:                # leaves, and so renames, in reverse order: config.json last
+        if not d.exists(): stack.callback(lambda: d.is_dir() and not any(d.iterdir()) and d.rmdir())   # nothing came of it
         conf = stack.enter_context(atomic_write(d/'config.json'))
         if not (d/'README.md').exists(): stack.enter_context(atomic_write(d/'README.md')).write_text(self.card(), encoding='utf-8')
         def new(name): tmp[name] = stack.enter_context(atomic_write(d/name)); return tmp[name]
@@ -266,7 +318,9 @@ def save_pretrained(self:Bundle,
     for k in set(_files)-set(tmp): (d/k).unlink(missing_ok=True)   # left from a bundle that held more
     return self.push_to_hub(repo_id or d.name, **push_kw) if push_to_hub else None
 
-# %% ../nbs/14_checkpoint.ipynb #d26866dc
+# %% ../nbs/14_checkpoint.ipynb #d7dd0718
+_hub_args = {'revision','token','cache_dir','force_download','local_files_only','endpoint','etag_timeout','headers','max_workers','user_agent'}
+
 def _download(name, **kw):
     try: from huggingface_hub import snapshot_download
     except ImportError: raise ImportError(f'no such folder: {name}, and to look on the Hub needs huggingface_hub: pip install huggingface_hub') from None
@@ -290,7 +344,7 @@ def _parts(folder, base, device):
     if base is None and 'base.safetensors' in f: base = load_net(folder/'base.safetensors', device)
     net = None if c['holds']=='plan' else load_net(model, device) if c['holds']=='flow' else load_student(model, base, device)
     for k,o in f.items():
-        if _sha(folder/k)!=o: raise ValueError(f'{folder/k} is not the file that {folder/"config.json"} was written with: changed, or from an interrupted write')
+        if _sha(folder/k)!=o: raise ValueError(_foreign(folder/k))
     return c, net, scheds, base
 
 @patch(cls_method=True)
@@ -298,13 +352,15 @@ def from_pretrained(cls:Bundle,
     pretrained_model_name_or_path:str|Path, # a folder, or `user/repo` on the Hub
     *, base:nn.Module=None, # the network a LoRA was made for, when it is not in the folder; see `load_student`
     device=None,            # see `default_device`
-    **hub,                  # of `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, local_files_only
+    **hub,                  # of `huggingface_hub.snapshot_download`: revision, token, cache_dir, force_download, local_files_only; of no effect on a folder
 )->Bundle:
     "Read a bundle; raises `ValueError` when a file is foreign, broken, or not the one that belongs to the others"
     folder = Path(pretrained_model_name_or_path)
+    if odd := set(hub)-_hub_args: raise TypeError(f'from_pretrained() got an unexpected keyword argument {min(odd)!r}')
     if folder.is_file(): raise ValueError(f'{folder} is a file: from_pretrained reads folders; see load_net, load_plan and load_student')
     if not folder.is_dir(): folder = _download(str(pretrained_model_name_or_path), **hub)
     c, net, scheds, base = steady(lambda: _parts(folder, base, device), *[folder/o for o in ('config.json', *_files)])
-    r = cls(net, scheds, base if c['holds'] in ('lora','full') else None, **c['meta'])
+    keep = c['holds']=='full' or c['holds']=='lora' and type(base).__name__ in architectures   # could be written again
+    r = cls(net, scheds, base if keep else None, **c['meta'])
     if r.holds!=c['holds']: raise ValueError(f"{folder/'model.safetensors'} holds a {r.holds}, expected a {c['holds']}")
     return r

@@ -20,6 +20,7 @@ from .bellman import *
 from .bellman import objectives
 from .bench import *
 from .checkpoint import *
+from .checkpoint import _core, _read_config
 from .data import *
 from .metrics import *
 from .models import *
@@ -73,17 +74,30 @@ def load_model(
     elif Path(model).is_dir():
         b = Bundle.from_pretrained(model); net = b.net
         if b.holds!='flow': raise ValueError(f'{model} holds a {b.holds}, expected a flow')
-    else: net = load_net(model)
+    else: net = _net_file(model)
     if isinstance(net, DigitClassifier): raise ValueError(f'model must be a velocity network, got a DigitClassifier in {model}')
+    return net, _shape_of(net, shape, model)
+
+def _net_file(model):
+    "`load_net`, with a word on checkpoints where one seems to be meant"
+    config, _, file = str(model).partition(':')
+    if file and not Path(model).exists() and not os.sep in config: raise ValueError(f'config must be one of {", ".join(rf_configs)}, got {config!r} in {model}, or there is no such file')
+    try: return load_net(model)
+    except (ValueError, FileNotFoundError) as e:
+        if config not in rf_configs and Path(model).suffix not in ('.pth','.pt','.ckpt'): raise
+        raise type(e)(f'{e}; a Rectified Flow checkpoint is given as CONFIG:FILE, such as cifar10:checkpoint_8.pth') from None
+
+def _shape_of(net, shape, model):
+    "The shape of a sample: as it was given, or as the network says; tried out"
     if shape:
         try: shp = tuple(int(o) for o in shape.split(','))
         except ValueError: raise ValueError(f"shape must be numbers separated by commas, such as 1,8,8, got {shape!r}") from None
         if not shp or min(shp)<1: raise ValueError(f'shape must hold positive numbers, got {shape!r}')
-    elif 'shape' in net.meta or hasattr(net, 'shape'): shp = tuple(net.meta.get('shape') or net.shape)
+    elif (said := net.meta.get('shape') or getattr(net, 'shape', None)): shp = tuple(said)
     else: raise ValueError(f'{model} does not say the shape of its samples: give --shape, such as 1,8,8')
     try: eval_velocity(net, noise(1, shp, device=device_of(net)), 0.)
     except (RuntimeError, ValueError) as e: raise ValueError(f'shape {",".join(map(str,shp))} does not fit {model}: {e}') from None
-    return net, shp
+    return shp
 
 # %% ../nbs/17_cli.ipynb #0d3b4efc
 def parse_nfes(
@@ -161,7 +175,7 @@ def boss_plan(
 @call_parse
 def boss_straighten(
     model:str='digits',                  # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth, the teacher
-    plan:str='',                         # plan file; without one a plan is made with the paper's cost
+    plan:str='',                         # plan file or folder; without one a plan is made with the paper's cost
     nfe:int=4,                           # number of steps to straighten for
     out:str='student.safetensors',       # student file to write
     rank:int=0,                          # LoRA rank, or 0 for full fine-tuning
@@ -189,12 +203,34 @@ def boss_straighten(
         print(st); print(f"endpoint error on 200 held-out noises: {res['error_before']:.4g} → {res['error_after']:.4g}"); print(f'student written to {out}')
         write_json(json, res)
 
+# %% ../nbs/17_cli.ipynb #403e1945
+def _student_in(folder, model, shape):
+    "A student from the folder of a bundle; `model` is loaded when it needs a base"
+    c = _read_config(Path(folder))
+    if c['holds'] not in ('lora','full'): raise ValueError(f'{folder} holds a {c["holds"]}, expected a student')
+    alone = 'base.safetensors' in c['files'] or c['holds']=='full' and str(c.get('arch')) in architectures
+    return Bundle.from_pretrained(folder, base=None if alone else load_model(model, shape)[0])
+
+def _sampled(model, student, shape):
+    "What `boss_sample` runs: velocity, shape of a sample, the schedules that came along, and is it a student?"
+    if student and Path(student).is_dir():
+        b = _student_in(student, model, shape)
+        return b, _shape_of(b, shape, student), b.schedules, True
+    if not student and model!='digits' and Path(model).is_dir():
+        b = Bundle.from_pretrained(model)
+        if b.net is None: raise ValueError(f'{model} holds a plan and no network: give it as --plan')
+        return b, _shape_of(b, shape, model), b.schedules, b.holds!='flow'
+    net, shp = load_model(model, shape)
+    if not student: return net, shp, [], False
+    st = load_student(student, net)
+    return st, shp, st.schedules, True
+
 # %% ../nbs/17_cli.ipynb #cde1e979
 @call_parse
 def boss_sample(
     model:str='digits',          # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth
-    student:str='',              # student file; brings its own schedule
-    plan:str='',                 # plan file; without one, equal steps
+    student:str='',              # student file or folder; brings its own schedules
+    plan:str='',                 # plan file or folder; without one, the schedule in the model's folder, else equal steps
     nfe:int=None,                # number of steps; default the student's own, or 10
     solver:str='',               # euler, heun or ab2; default the plan's own, else euler
     n:int=64,                    # number of samples
@@ -209,17 +245,19 @@ def boss_sample(
         if Path(out).suffix not in ('.png','.safetensors'): raise ValueError(f'out must end in .png or .safetensors, got {out}')
         if solver and solver not in ('euler','heun','ab2'): raise ValueError(f'solver must be one of euler, heun, ab2, got {solver!r}')
         if nfe is not None and not 1 <= nfe <= 10_000: raise ValueError(f'nfe must be between 1 and 10000, got {nfe}')
-        net, shp = load_model(model, shape)
-        v = load_student(student, net) if student else net
-        if student and nfe and nfe not in [s.nfe for s in v.schedules]: raise ValueError(f'nfe must be one of the student\'s budgets {sorted(s.nfe for s in v.schedules)}, got {nfe}')
-        s = pick(v.schedules, nfe or v.schedule.nfe) if student else pick(_plan_for(plan, net), nfe or 10) if plan else uniform(nfe or 10)
+        v, shp, own, is_student = _sampled(model, student, shape)
+        if is_student and plan: raise ValueError('plan must be left out: a student brings its own schedules')
+        if is_student and nfe and nfe not in [s.nfe for s in own]: raise ValueError(f'nfe must be one of the student\'s budgets {sorted(s.nfe for s in own)}, got {nfe}')
+        of = [s for s in own if s.nfe==(nfe or (own[0].nfe if is_student else 10))]
+        s = pick(_plan_for(plan, v), nfe or 10) if plan else of[0] if of else uniform(nfe or 10)
+        where = f' of {plan}' if plan else f' of {student or model}' if of else ''
         if Path(out).suffix=='.png' and (len(shp)!=3 or shp[0] not in (1,3)): raise ValueError(f'samples of shape {shp} are not images: give --out FILE.safetensors')
-        c = CountNFE(v); x = sample(c, noise(n, shp, seed, device=device_of(net)), s, solver or None); solver = solver_of(s, solver)
+        c = CountNFE(v); x = sample(c, noise(n, shp, seed, device=device_of(v)), s, solver or None); solver = solver_of(s, solver)
         if Path(out).suffix=='.png':
             import matplotlib.image
-            with atomic_write(out) as tmp: matplotlib.image.imsave(tmp, image_grid(x).repeat(4, 0).repeat(4, 1), format='png')
+            with atomic_write(out) as tmp: matplotlib.image.imsave(tmp, image_grid(x, vrange=getattr(_core(v), 'vrange', (-1,1))).repeat(4, 0).repeat(4, 1), format='png')
         else: save_state(out, {'samples':x}, kind='boss_nb.samples', model=model, seed=seed, nfe=c.nfe)
-        print(f'{n} samples with {c.nfe} NFE ({solver}, {s.name}) written to {out}')
+        print(f'{n} samples with {c.nfe} NFE ({solver}, {s.name}{where}) written to {out}')
         write_json(json, dict(n=n, nfe=c.nfe, solver=solver, schedule=s.to_dict(), seed=seed, out=str(out)))
 
 # %% ../nbs/17_cli.ipynb #c0f76e90

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['architectures', 'TimeEmbedding', 'MLP', 'ResBlock', 'Attention', 'UNet', 'n_params', 'DigitClassifier', 'build_net',
-           'state_digest', 'state_header', 'save_net', 'save_state', 'steady', 'load_state', 'check_keys', 'fill_net',
-           'load_net']
+           'state_digest', 'state_header', 'save_net', 'buffer_names', 'save_state', 'steady', 'load_state',
+           'check_keys', 'fill_net', 'load_net']
 
 # %% ../nbs/03_models.ipynb #21159929
 import hashlib, importlib, json, math, os, time
@@ -190,17 +190,35 @@ def save_net(
     arch = type(net).__name__
     if arch not in architectures: raise ValueError(f'net must be one of {", ".join(architectures)}, got {arch}; for other modules use save_state')
     return save_state(path, {k:o.to(dtype) if dtype and o.is_floating_point() else o for k,o in net.state_dict().items()},
-                      arch=arch, config=net.config, **meta)
+                      buffer_names(net), arch=arch, config=net.config, **meta)
+
+def buffer_names(
+    net:nn.Module, # any module
+)->list:
+    "Names of what is kept but not trained"
+    return [k for k,_ in net.named_buffers(remove_duplicate=False)]
+
+def _apart(state):
+    "Contiguous tensors on the CPU, none in the memory of another; safetensors knows no tied weights"
+    out, seen = {}, set()
+    for k,o in state.items():
+        o = o.detach().cpu().contiguous(); at = o.untyped_storage().data_ptr()
+        out[k] = o.clone() if at in seen else o
+        seen.add(at)
+    return out
 
 def save_state(
     path:str|Path, # file to write
-    state:dict,    # name → tensor
+    state:dict,    # name → tensor; two may share memory, and are written twice
+    untrained=(),  # names of tensors that may hold infinity, such as an attention mask; see `buffer_names`
     **meta,        # JSON-able facts, stored in the header under `boss_nb` along with the version of the package
 )->Path:
-    "Write tensors and metadata to a safetensors file, atomically; refuses NaN"
-    bad = [k for k,o in state.items() if o.is_floating_point() and not torch.isfinite(o).all()]
-    if bad: raise FloatingPointError(f'not saved: {bad[0]} holds NaN or infinity')
-    state = {k:o.detach().cpu().contiguous() for k,o in state.items()}
+    "Write tensors and metadata to a safetensors file, atomically; refuses NaN anywhere, and infinity in what is trained"
+    for k,o in state.items():
+        if not o.is_floating_point(): continue
+        if torch.isnan(o).any(): raise FloatingPointError(f'not saved: {k} holds NaN')
+        if k not in untrained and not torch.isfinite(o).all(): raise FloatingPointError(f'not saved: {k} holds infinity')
+    state = _apart(state)
     with atomic_write(path) as tmp:
         try: save_file(state, tmp, state_header(state, **meta))
         except SafetensorError as e: raise OSError(f'cannot write {path}: {e}') from None   # its name for a full disk

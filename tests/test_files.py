@@ -1,5 +1,5 @@
 "Files: what is written comes back exactly, what was spoilt is refused, and nothing in them is ever run"
-import errno, importlib, inspect, io, json, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
+import errno, importlib, inspect, io, json, math, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
@@ -7,8 +7,10 @@ import boss_nb, boss_nb.checkpoint as ck, boss_nb.models as mo
 from boss_nb import cli
 from boss_nb.bellman import Calibration, Schedule, calibrate
 from boss_nb.checkpoint import Bundle, fingerprint, load_plan, load_student, save_plan, save_student
-from boss_nb.core import noise
+from boss_nb.core import CountNFE, noise, price
 from boss_nb.data import image_folder
+from boss_nb.flows import adapt
+from boss_nb.flows import adapt, guided
 from boss_nb.metrics import FeatureStats
 from boss_nb.models import MLP, UNet, architectures, build_net, load_net, load_state, save_net, save_state, state_digest
 from boss_nb.sampling import sample
@@ -234,6 +236,19 @@ def test_any_byte_of_a_folder(tmp_path, net):
         p.write_bytes(raw)
     Bundle.from_pretrained(tmp_path/'b')
 
+def test_students_and_plans_know_their_adapter(tmp_path, net):
+    "The same weights read with another clock are another velocity"
+    mine, other = adapt(net, time=(1,0)), adapt(net, time=(0,1000))
+    for rank in (2, 0):
+        s = straighten(mine, uniform(2), noise(40,(2,)), rank=rank, n_iter=3, n_steps=8, progress=False)
+        p = save_student(tmp_path/'s.safetensors', s, base=mine)
+        assert torch.equal(sample(load_student(p, mine), noise(5,(2,)), 2), sample(s, noise(5,(2,)), 2))
+        for wrong in (other, net):
+            with pytest.raises(ValueError, match='another'): load_student(p, wrong)
+    q = save_plan(tmp_path/'p.json', [uniform(2)], fingerprint=fingerprint(mine))
+    load_plan(q, mine)
+    with pytest.warns(UserWarning, match='planned for another network'): load_plan(q, other)
+
 # ---- round trips of folders, and the Hub without a network
 
 def bundles(net, students):
@@ -432,3 +447,77 @@ def test_ncsnpp_through_the_lazy_table(tmp_path):
 def test_models_import_is_light():
     code = "import sys, boss_nb.models; print([m for m in ('huggingface_hub','peft','transformers','diffusers','fastai','boss_nb.ncsnpp','boss_nb.checkpoint') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
+
+# ---- edges
+
+def test_tied_weights(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(2,2), nn.Linear(2,2); self.b.weight = self.a.weight; self.register_buffer('mask', torch.tensor([0.,-math.inf]))
+        def forward(self, x, t): return self.b(torch.tanh(self.a(x)))+(x[:,None]+self.mask[:,None]).softmax(1).sum(1)-1
+    net = Tied().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=3, n_steps=8, progress=False)
+    r = load_student(save_student(tmp_path/'s.safetensors', st, net), net)
+    assert same(r.model.state_dict(), st.model.state_dict()) and r.model.a.weight is r.model.b.weight and r.model.mask[1]==-math.inf
+    assert torch.equal(r.model.a.weight, st.model.a.weight) and not torch.equal(r.model.a.weight, net.a.weight)
+
+def test_infinity_in_buffers_only(tmp_path, monkeypatch):
+    class Masked(MLP):
+        def __init__(self, dim, **kw): super().__init__(dim, **kw); self.register_buffer('mask', torch.tensor([0.,-math.inf]))
+    monkeypatch.setitem(architectures, 'Masked', Masked); net = Masked(2, hidden=4).requires_grad_(False)
+    assert load_net(save_net(tmp_path/'n.safetensors', net)).mask.tolist()==[0,-math.inf]
+    net.mask[0] = math.nan
+    with pytest.raises(FloatingPointError, match='mask holds NaN'): save_net(tmp_path/'x', net)
+    net.mask[0] = 0; net.body[0].bias[0] = math.inf
+    with pytest.raises(FloatingPointError, match='body.0.bias holds infinity'): save_net(tmp_path/'x', net)
+    with pytest.raises(FloatingPointError): Bundle(net).save_pretrained(tmp_path/'none')
+    assert not (tmp_path/'x').exists() and not (tmp_path/'none').exists()
+
+def test_bundle_counts_like_its_student():
+    torch.manual_seed(0)
+    v = guided(UNet(width=8, mults=(1,), blocks=1, classes=3).eval().requires_grad_(False), 2., 3); y = torch.tensor([0,1])
+    st = straighten(v, uniform(2), noise(2,(1,4,4)), n_iter=1, n_steps=4, valid=1, progress=False, y=y)
+    for o in (st, Bundle(st)): c = CountNFE(o); sample(c, noise(2,(1,4,4)), 2, y=y); assert c.nfe==4 and price(o)==2
+
+def test_shape_from_the_network(tmp_path):
+    rf = pytest.importorskip('boss_nb.ncsnpp'); data = Path(__file__).parent/'data'
+    net = rf.load_rectified_flow(data/'ncsnpp_256_like.pth', json.loads((data/'ncsnpp_configs.json').read_text())['small']['256_like'])
+    b = Bundle(net); x = b.sample(2, nfe=2); assert tuple(x.shape)==(2,3,32,32) and 'bundle.sample(16, nfe=10)' in b.card()
+    b.save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')
+    assert r.meta['shape']==[3,32,32] and torch.allclose(r.sample(2, nfe=2), x, atol=1e-4) and cli.load_model(str(tmp_path/'b'))[1]==(3,32,32)
+    st = straighten(net, uniform(2), noise(2,net.shape), rank=1, n_iter=1, n_steps=2, valid=1, progress=False)
+    assert Bundle(st).sample(1).shape==(1,3,32,32)
+
+def test_card_of_a_foreign_student(tmp_path):
+    class Mine(nn.Module):
+        def __init__(self): super().__init__(); self.lin = nn.Linear(2,2)
+        def forward(self, x, t): return self.lin(x)
+    net = Mine().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=2, n_steps=4, progress=False)
+    Bundle(st).save_pretrained(tmp_path/'b')
+    code = re.search(r'```python\n(.*?)```', (tmp_path/'b'/'README.md').read_text(), re.S)[1]
+    assert ", base=net)" in code
+    exec(code.replace("'FOLDER_OR_REPO'", repr(str(tmp_path/'b'))), dict(net=net, noise=noise(4,(2,))))
+
+def test_what_a_bundle_refuses(tmp_path, net, students):
+    v = adapt(net); lora = straighten(v, uniform(2), noise(40,(2,)), rank=2, n_iter=2, n_steps=4, progress=False); d = tmp_path/'b'
+    for f,msg in ((lambda: Bundle(v), r'the network inside does, v\.f(\.f)* \(MLP\); bundle that, or a student of it'), (lambda: Bundle(nn.Linear(2,2)), 'Linear is not one of MLP'), (lambda: Bundle(lora, base=v), 'leave base out and give it to from_pretrained'),
+                  (lambda: Bundle(net, [1,2]), 'schedules must be'), (lambda: Bundle(net, 'plan.json'), 'schedules must be'), (lambda: Bundle(net, 3), 'schedules must be'),
+                  (lambda: Bundle(net, when=object()).save_pretrained(d), 'facts must be JSON-able')):
+        with pytest.raises(ValueError, match=msg): f()
+    b = Bundle(net); b.meta['x'] = {1,2}
+    with pytest.raises(ValueError, match='JSON-able'): b.save_pretrained(d)
+    assert not d.exists()
+    Bundle(lora).save_pretrained(d); r = Bundle.from_pretrained(d, base=v)
+    assert r.base is None and torch.allclose(r.sample(noise(4,(2,))), sample(lora, noise(4,(2,)), 2), atol=1e-6)
+    with pytest.raises(ValueError, match='or the same in another dtype'): Bundle.from_pretrained(d, base=adapt(MLP(2,16).double().eval()))
+    with pytest.raises(TypeError, match="'devise'"): Bundle.from_pretrained(d, base=v, devise='cpu')
+    assert Bundle.from_pretrained(d, base=v, revision='main').schedules==r.schedules
+
+def test_plans_in_and_for_folders(tmp_path, net, students, recwarn):
+    b = Bundle(net, uniform(2)); b.save_pretrained(d := tmp_path/'b'); Bundle(net).save_pretrained(tmp_path/'bare')
+    for o in (net, b, students['lora'], Bundle(students['lora']), Bundle(None, uniform(3)), None): assert load_plan(d, o)==load_plan(d/'plan.json', o)==[uniform(2)]
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match='planned for another network'): load_plan(d, Bundle(students['full']))
+    with pytest.raises(ValueError, match='net must be'): load_plan(d, 'digits')
+    with pytest.raises(ValueError, match='holds a flow and no schedules'): load_plan(tmp_path/'bare')
+    save_plan(d/'plan.json', [uniform(3)])
+    with pytest.raises(ValueError, match='plan.json is not the file'): load_plan(d)
+    with pytest.raises(ValueError, match='holds no config.json'): load_plan(tmp_path)

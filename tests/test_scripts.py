@@ -1,9 +1,16 @@
 "The console scripts as a user runs them: separate processes, files, exit codes"
-import json, math, os, subprocess, sys
+import contextlib, io, json, math, os, subprocess, sys
 from pathlib import Path
-import pytest, torch
+import matplotlib.pyplot as plt, pytest, torch
 from safetensors.torch import save_file
-from boss_nb.models import MLP, UNet, save_net
+from boss_nb import cli
+from boss_nb.bellman import Schedule
+from boss_nb.checkpoint import Bundle, save_plan
+from boss_nb.core import noise
+from boss_nb.models import MLP, UNet, architectures, load_state, save_net
+from boss_nb.sampling import sample
+from boss_nb.schedules import uniform
+from boss_nb.straighten import straighten
 
 scripts = ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid')
 
@@ -38,6 +45,9 @@ def test_help(name):
 cases = [('boss_plan', ['--model','{d}/nothing.safetensors'], 'no such file'),
          ('boss_plan', ['--model','{d}/cut.safetensors'], 'not a readable safetensors file'),
          ('boss_plan', ['--model','{d}/foreign.safetensors'], 'was not made by save_net'),
+         ('boss_plan', ['--model','cifar_like:x.pth'], 'config must be one of cifar10'),
+         ('boss_plan', ['--model','cifar10'], 'given as CONFIG:FILE, such as cifar10:checkpoint_8.pth'),
+         ('boss_sample', ['--model','x.pth'], 'given as CONFIG:FILE, such as cifar10:checkpoint_8.pth'),
          ('boss_plan', ['--model','{d}/noshape.safetensors'], 'give --shape'),
          ('boss_plan', ['--model','{d}/explodes.safetensors'], 'not finite'),
          ('boss_plan', ['--shape','1,9,9'], 'does not fit'),
@@ -102,3 +112,33 @@ def test_points_too(tmp_path):
     r = run('boss_sample', '--model', 'mlp.safetensors', '--plan', 'plan.json', '--nfe', 4, cwd=tmp_path)
     assert r.returncode==2 and 'are not images' in r.stderr
     assert run('boss_sample', '--model', 'mlp.safetensors', '--plan', 'plan.json', '--nfe', 4, '--out', 'x.safetensors', cwd=tmp_path).returncode==0
+
+def test_folders(tmp_path, monkeypatch):
+    "A Bundle's folder as network, student and plan"
+    torch.manual_seed(0); net = UNet(width=8, mults=(1,), blocks=1).eval().requires_grad_(False); z = noise(40,(1,8,8))
+    st = {r: straighten(net, [uniform(2), uniform(3)], z, rank=r, n_iter=2, n_steps=6, progress=False) for r in (0,2)}
+    own = Schedule([0,.3,1]); kw = dict(shape=[1,8,8])
+    for name,b in dict(flow=Bundle(net, [own], **kw), full=Bundle(st[0], **kw), lora=Bundle(st[2], **kw), both=Bundle(st[2], base=net, **kw), plan=Bundle(None, [own])).items(): b.save_pretrained(tmp_path/name)
+    save_plan(tmp_path/'other.json', [uniform(2)])
+    def go(*args):
+        cli.boss_sample(**dict(zip([a[2:] for a in args[::2]], args[1::2])), n=4, out='x.safetensors', seed=7)
+        return load_state('x.safetensors')[0]['samples']
+    x = noise(4, (1,8,8), 7); is_ = lambda got, v, s: torch.allclose(got, sample(v, x, s), atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    for args,v,s in (('--model flow --nfe 2', net, own), ('--model flow --nfe 3', net, uniform(3)), ('--model flow --nfe 2 --plan other.json', net, uniform(2)), ('--model flow --nfe 2 --plan plan', net, own), ('--model full', st[0], uniform(2)),
+                     ('--model both --nfe 3', st[2], uniform(3)), ('--student full', st[0], uniform(2)), ('--student both --nfe 3', st[2], uniform(3)), ('--student lora --model flow', st[2], uniform(2)), ('--model full --nfe 3', st[0], uniform(3))):
+        a = args.split(); assert is_(go(*[int(o) if o.isdigit() else o for o in a]), v, s), args
+    assert 'of flow) written' in run('boss_sample', '--model', 'flow', '--nfe', 2, '--out', 'x.png', cwd=tmp_path).stdout
+    for args,says in (('--student lora', 'another base network'), ('--model lora', 'give the base'), ('--model plan', 'give it as --plan'), ('--student flow', 'holds a flow, expected a student'), ('--student plan', 'expected a student'), ('--student lora --model full', 'holds a full, expected a flow'),
+                      ('--model full --plan plan', 'brings its own schedules'), ('--model full --nfe 5', 'budgets [2, 3]'), ('--model flow --plan full --nfe 5', 'budgets [2, 3]')):
+        with contextlib.redirect_stderr(err := io.StringIO()), pytest.raises(SystemExit) as e: cli.boss_sample(**{a[2:]: int(b) if b.isdigit() else b for a,b in zip(args.split()[::2], args.split()[1::2])}, out='no.png')
+        assert e.value.code==2 and says in err.getvalue() and err.getvalue().count('\n')==1 and not (tmp_path/'no.png').exists(), (args, err.getvalue())
+
+def test_pictures_in_the_range_of_the_network(tmp_path, monkeypatch):
+    class Bright(UNet):
+        vrange = (0,1)
+        def forward(self, x, t): return (.25-x)/(1-t.clamp_max(.999))[:,None,None,None]   # every image ends at a quarter
+    for name,cls,want in (('a',Bright,64), ('b',type('Dark', (Bright,), dict(vrange=(-1,1))),159)):
+        monkeypatch.setitem(architectures, cls.__name__, cls); save_net(tmp_path/f'{name}.safetensors', cls(width=8), shape=(1,8,8))
+        cli.boss_sample(model=str(tmp_path/f'{name}.safetensors'), n=1, nfe=1, out=str(tmp_path/f'{name}.png'))
+        assert abs(plt.imread(tmp_path/f'{name}.png')[20,20,0]*255-want) < 2
