@@ -63,6 +63,7 @@ def tempfile_in(folder):
     try: yield Path(tmp)
     finally: os.unlink(tmp)
 
+# %% ../nbs/17_cli.ipynb #665ae73f
 def load_model(
     model:str,     # 'digits' for the teacher of the package, a file written by `save_net`, a folder of a `Bundle`, or a Rectified Flow checkpoint with its configuration, 'cifar10:checkpoint_8.pth'
     shape:str='',  # sample shape such as '1,8,8'; needed when the file does not say

@@ -189,6 +189,7 @@ class PipelineVelocity(nn.Module):
     fold, patch = 1, True                              # latent pixels per side that are packed into one token; does the network cut patches besides?
     multiple = 1                                       # pixels that height and width must divide by besides
     cfg_name = 'guidance_scale'                        # the argument that scales classifier-free guidance
+    full_time = True                                   # time is not rounded with half-precision states
     def __init__(self,
         pipe,                 # the pipeline; its network becomes a submodule
         prompt=None,          # a text, or a list of them; otherwise embeddings
@@ -242,7 +243,6 @@ class PipelineVelocity(nn.Module):
         both = {k: torch.cat([c['negative_'+k], o]) for k,o in emb.items()}
         u,p = self.predict(torch.cat([z,z]), torch.cat([sigma,sigma]), both).chunk(2)
         return -(u + self.scales[self.cfg_name]*(p-u)).to(x)
-    def extra_repr(self): return f"{self.identity}, {self.height}x{self.width} pixels, latents {self.shape}, {self.n_prompts} prompts, {self.nfe_per_call} evaluations per call"
 
 # %% ../nbs/15_diffusers.ipynb #9f819399
 @patch
@@ -284,6 +284,9 @@ def extra_args(self:PipelineVelocity)->dict:
     return {}
 
 # %% ../nbs/15_diffusers.ipynb #f657c795
+@patch
+def extra_repr(self:PipelineVelocity): return f"{self.identity}, {self.height}x{self.width} pixels, latents {self.shape}, {self.n_prompts} prompts, {self.nfe_per_call} evaluations per call"
+
 @patch
 def spread(self:PipelineVelocity,
     n:int, # number of samples

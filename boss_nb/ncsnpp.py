@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from fastcore.basics import patch
 from .core import *
 from .models import check_keys
 
@@ -222,14 +223,6 @@ class NCSNpp(nn.Module):
     def shape(self)->tuple:
         "Shape of one image"
         return self.d['num_channels'], self.d['image_size'], self.d['image_size']
-    @property
-    def vrange(self)->tuple:
-        "Range of its images"
-        return (-1,1) if self.d['centered'] else (0,1)
-    @property
-    def identity(self)->str:
-        "What its weights do not say: see `checkpoint.fingerprint`"
-        return ', '.join(([] if self.label=='sampler' else [f'label {self.label}'])+([] if self.d['centered'] else ['images in [0,1]']))
 
     def _embed(self, t, parts):
         "Time label and its embedding"
@@ -266,6 +259,17 @@ class NCSNpp(nn.Module):
                 out = y if out is None else self.up2(out)+y
             if i: h = next(parts)(h, e)
         return out/label[:,None,None,None] if m['scale_by_sigma'] else out
+
+# %% ../nbs/04_ncsnpp.ipynb #508fed9a
+@patch(as_prop=True)
+def vrange(self:NCSNpp)->tuple:
+    "Range of its images"
+    return (-1,1) if self.d['centered'] else (0,1)
+
+@patch(as_prop=True)
+def identity(self:NCSNpp)->str:
+    "What tells it from another network with the same weights: see `checkpoint.fingerprint`"
+    return ', '.join(([] if self.label=='sampler' else [f'label {self.label}'])+([] if self.d['centered'] else ['images in [0,1]']))
 
 # %% ../nbs/04_ncsnpp.ipynb #226417ba
 def _read_pickle(path):
