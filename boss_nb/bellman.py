@@ -127,20 +127,6 @@ class Schedule:
         c = '' if self.cost is None else f', cost={self.cost:.4g}'
         return f"Schedule({self.name}, nfe={self.nfe}{'' if self.solver=='euler' else f', {self.solver}'}{c}: {' '.join(f'{o:.3g}' for o in self)})"
 
-    def to_sigmas(self,
-        shift:float|None=None, # `shift` of the diffusers scheduler, undone in advance
-        mu:float|None=None,    # or the `mu` of dynamic shifting
-        final:bool=False,      # include the last sigma (0); diffusers appends it itself
-    )->list: # decreasing from 1
-        "Sigmas for `set_timesteps(sigmas=...)` of a diffusers flow scheduler, shift undone in advance"
-        if shift is not None and mu is not None: raise ValueError('give shift or mu, not both')
-        s = math.exp(mu) if mu is not None else 1. if shift is None else float(shift)
-        if not s > 0: raise ValueError(f'shift must be positive, got {s}')
-        if self.solver!='euler': warnings.warn(f'this schedule was made for solver {self.solver!r}; a scheduler that takes Euler steps will not reach its quality', stacklevel=2)
-        sig = 1-self.knots
-        sig = (sig/(s-(s-1)*sig)).tolist()
-        return sig if final else sig[:-1]
-
     def to_dict(self): return dict(kind='boss_nb.schedule', name=self.name, nfe=self.nfe, knots=self.knots.tolist(), indices=self.indices, cost=self.cost, solver=self.solver, coefs=self.coefs, meta=self.meta)
     def save(self, path):
         "Write as JSON"
@@ -159,6 +145,22 @@ class Schedule:
         except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{path} holds a broken schedule: {e}') from None
 
 # %% ../nbs/07_bellman.ipynb #5dcecf83
+@patch
+def to_sigmas(self:Schedule,
+    shift:float|None=None, # `shift` of the diffusers scheduler, undone in advance
+    mu:float|None=None,    # or the `mu` of dynamic shifting
+    final:bool=False,      # include the last sigma (0); diffusers appends it itself
+)->list: # decreasing from 1
+    "Sigmas for `set_timesteps(sigmas=...)` of a diffusers flow scheduler, shift undone in advance"
+    if shift is not None and mu is not None: raise ValueError('give shift or mu, not both')
+    s = math.exp(mu) if mu is not None else 1. if shift is None else float(shift)
+    if not s > 0: raise ValueError(f'shift must be positive, got {s}')
+    if self.solver!='euler': warnings.warn(f'this schedule was made for solver {self.solver!r}; a scheduler that takes Euler steps will not reach its quality', stacklevel=2)
+    sig = 1-self.knots
+    sig = (sig/(s-(s-1)*sig)).tolist()
+    return sig if final else sig[:-1]
+
+# %% ../nbs/07_bellman.ipynb #d48cce5e
 @patch
 def plot(self:Schedule, ax=None, y:float=0, color=None):
     "Knots on a time line"
@@ -297,7 +299,7 @@ def schedule(self:Calibration,
     idx = read_path(A, int(nfe), s)
     return self.named(Schedule(self.t[idx], f'weighted {power:g}' if objective=='weighted' else 'boss', idx, V[int(nfe),s].item(), dict(objective=objective)))
 
-# %% ../nbs/07_bellman.ipynb #d48cce5e
+# %% ../nbs/07_bellman.ipynb #55b1fdb1
 @patch
 def schedules(self:Calibration,
     nfes,                  # budgets, e.g. `range(1,21)`
@@ -318,7 +320,7 @@ def cost_of(self:Calibration,
     if (i.diff()<=0).any(): raise ValueError(f'knots are closer than the calibration grid of {self.n_steps} steps can tell apart')
     return self.cost[i[:-1],i[1:]].sum().item()
 
-# %% ../nbs/07_bellman.ipynb #55b1fdb1
+# %% ../nbs/07_bellman.ipynb #d2dad45b
 @patch
 def bind(self:Calibration,
     v:Callable,          # the teacher's velocity
@@ -364,7 +366,7 @@ def weights(self:Calibration,
         self.gain, self.spent['probes'] = _probe(self.v, self.noise, self.t, min(7, self.n_steps-1), **self.cond)
     return self.gain**power
 
-# %% ../nbs/07_bellman.ipynb #d2dad45b
+# %% ../nbs/07_bellman.ipynb #56017a71
 @patch
 def save(self:Calibration,
     path,            # file to write, usually `*.safetensors`
@@ -481,7 +483,7 @@ def bootstrap(self:Calibration,
                          shift=(self.t[ps]-self.t[p]).abs().max(1).values.mean().item(), regret=max(0., regret.mean().item())))
     return Doubt(rows, n, n_boot, objective)
 
-# %% ../nbs/07_bellman.ipynb #56017a71
+# %% ../nbs/07_bellman.ipynb #e385121d
 @patch
 def plot(self:Calibration, nfes=(2,3,4,6,8,10), objective='boss', start=0., ax=None):
     "Planned knots of several budgets over the size of the acceleration"

@@ -68,8 +68,7 @@ def tiny_sd3(
 ): # `StableDiffusion3Pipeline` for 64x64 pixels, latents `(4,8,8)`
     "A Stable Diffusion 3 pipeline with tiny random networks, offline"
     d = need_diffusers()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = d.SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, pos_embed_max_size=16)
         (c1,t1), (c2,t2) = (_tiny_clip('CLIPTextModelWithProjection', seed+i) for i in (1,2)) if text else ((None,None),)*2
         return d.StableDiffusion3Pipeline(_livelier(net, seed), d.FlowMatchEulerDiscreteScheduler(**scheduler or dict(shift=3.)), _tiny_vae(seed), c1, t1, c2, t2, None, None)
@@ -82,8 +81,7 @@ def tiny_flux(
 ): # `FluxPipeline` for 64x64 pixels, latents `(4,8,8)`
     "A FLUX pipeline with tiny random networks, offline"
     d = need_diffusers()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = d.FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4,4,8], guidance_embeds=guidance)
         (c,t), (c2,t2) = (_tiny_clip('CLIPTextModel', seed+1), _tiny_t5(seed+2)) if text else ((None,None),)*2
         pipe = d.FluxPipeline(d.FlowMatchEulerDiscreteScheduler(**scheduler or dict(use_dynamic_shifting=True)), _tiny_vae(seed), c, t, c2, t2, _livelier(net, seed))
@@ -96,8 +94,7 @@ def tiny_sana(
 ): # `SanaPipeline` for 32x32 pixels, latents `(4,16,16)`
     "A SANA pipeline with tiny random networks, offline; give embeddings"
     d = need_diffusers()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = d.SanaTransformer2DModel(in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=8, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=8, sample_size=16)
         vae = d.AutoencoderDC(latent_channels=4, attention_head_dim=2, encoder_block_types=('ResBlock','EfficientViTBlock'), decoder_block_types=('ResBlock','EfficientViTBlock'), encoder_block_out_channels=(8,8), decoder_block_out_channels=(8,8),
                               encoder_layers_per_block=(1,1), decoder_layers_per_block=(1,1), encoder_qkv_multiscales=((),(5,)), decoder_qkv_multiscales=((),(5,)), upsample_block_type='interpolate', downsample_block_type='conv', scaling_factor=.41)
@@ -213,15 +210,6 @@ class PipelineVelocity(nn.Module):
         for k,o in emb.items():
             if len(o)!=self.n_prompts: raise ValueError(f'{k} must hold {self.n_prompts} prompts, as prompt_embeds does, got {len(o)}')
             self.register_buffer(k, _cast(o, self.device, self.transformer.dtype), persistent=False)
-    @classmethod
-    def size(cls, pipe, height=None, width=None):
-        "Pixels, and the shape of a latent"
-        f, c = pipe.vae_scale_factor, pipe.transformer.config
-        full = (getattr(pipe, 'default_sample_size', None) or c.sample_size)*f
-        h, w, k = full if height is None else height, full if width is None else width, math.lcm(f*cls.fold*(c.patch_size if cls.patch else 1), cls.multiple)
-        for name,o in (('height',h), ('width',w)):
-            if o < k or o%k: raise ValueError(f'{name} must be a positive multiple of {k}, got {o}')
-        return h, w, (c.in_channels//cls.fold**2, h//f, w//f)
     @property
     def pipe(self): return self._pipe.o
     @property
@@ -236,7 +224,7 @@ class PipelineVelocity(nn.Module):
         return self.pipe._execution_device if d.type=='meta' else d               # offloaded piece by piece
     def forward(self, x, t, which=None):
         if x.shape[1:]!=self.shape: raise ValueError(f'x must have shape (b, {", ".join(map(str,self.shape))}), got {tuple(x.shape)}')
-        i, sigma, z = self.index(len(x), which), (1-(t if t.element_size()>=4 else t.float())).float().to(x.device), x.to(self.transformer.dtype)
+        i, sigma, z = self.index(len(x), which), (1-unrounded(t)).float().to(x.device), x.to(self.transformer.dtype)
         c = {k: _cast(getattr(self,k)[i], z.device, z.dtype) for k in self.names}          # the network may have moved since
         emb = {k: c[k] for k in self.embeds}
         if not self.guided: return -self.predict(z, sigma, emb).to(x)
@@ -283,10 +271,21 @@ def extra_args(self:PipelineVelocity)->dict:
     "Further arguments for calling the pipeline, see `args`"
     return {}
 
-# %% ../nbs/15_diffusers.ipynb #f657c795
+# %% ../nbs/15_diffusers.ipynb #edc49c69
+@patch(cls_method=True)
+def size(cls:PipelineVelocity, pipe, height=None, width=None):
+    "Pixels, and the shape of a latent"
+    f, c = pipe.vae_scale_factor, pipe.transformer.config
+    full = (getattr(pipe, 'default_sample_size', None) or c.sample_size)*f
+    h, w, k = full if height is None else height, full if width is None else width, math.lcm(f*cls.fold*(c.patch_size if cls.patch else 1), cls.multiple)
+    for name,o in (('height',h), ('width',w)):
+        if o < k or o%k: raise ValueError(f'{name} must be a positive multiple of {k}, got {o}')
+    return h, w, (c.in_channels//cls.fold**2, h//f, w//f)
+
 @patch
 def extra_repr(self:PipelineVelocity): return f"{self.identity}, {self.height}x{self.width} pixels, latents {self.shape}, {self.n_prompts} prompts, {self.nfe_per_call} evaluations per call"
 
+# %% ../nbs/15_diffusers.ipynb #f657c795
 @patch
 def spread(self:PipelineVelocity,
     n:int, # number of samples
@@ -455,7 +454,7 @@ def scheduler_sigmas(
     if abs(k[-1]-1) > 1e-9: raise ValueError(f'the schedule must end at t=1, as every scheduler does, got {k[-1]:.6g}')
     w, T = (1-k)[:-1], s.config.get('shift_terminal')
     if T and abs(w[-1]-T) > 5e-7: raise ValueError(f'shift_terminal={T:g} makes every list of sigmas end there, and this plan ends at {w[-1]:.6g}: set pipe.scheduler = plain_scheduler(pipe.scheduler), or plan for it with terminal_schedule(cal, nfe, {T:g})')
-    return (w/(w+odds_factor(s, mu)*(1-w))).tolist()
+    return Schedule(k).to_sigmas(shift=odds_factor(s, mu))
 
 # %% ../nbs/15_diffusers.ipynb #6f2744d9
 def pipeline_mu(

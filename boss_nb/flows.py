@@ -60,7 +60,7 @@ class Adapted(nn.Module):
     def identity(self)->str:
         "What all rules from here to the network do, as far as they can be put into words: files that belong to a velocity record it"
         return '; '.join(filter(None, (self.name, getattr(self.f, 'identity', ''))))
-    def forward(self, x, t, **cond): return self.rule(self.f, x, t if t.element_size()>=4 else t.float(), **cond)
+    def forward(self, x, t, **cond): return self.rule(self.f, x, unrounded(t), **cond)
     def extra_repr(self): return self.name
 
 def _say(o):

@@ -13,6 +13,7 @@ from typing import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from fastcore.basics import patch
 from .core import *
 from .train import classifier, weights_path
 
@@ -49,21 +50,6 @@ class FeatureStats:
         if self.n < 2: raise ValueError(f'a covariance needs at least 2 items, got {self.n}')
         return ((self._S - torch.outer(self._s, self._s)/self.n)/(self.n-1)).cpu().numpy()
 
-    def merge(self,
-        o:'FeatureStats', # statistics of other items
-    )->'FeatureStats': # of both together
-        "Combine with the statistics of other items"
-        if not o.n: return self
-        if not self.n: return o
-        if self.dim!=o.dim: raise ValueError(f'cannot merge statistics of {self.dim} and {o.dim} features')
-        if self.meta.get('extractor')!=o.meta.get('extractor'): raise ValueError(f"cannot merge statistics of different extractors, {self.meta.get('extractor')} and {o.meta.get('extractor')}")
-        r = FeatureStats(self.dim, self.meta)
-        d = o._c-self._c                       # move the other's sums to our shift
-        r._c, r.n = self._c, self.n+o.n
-        r._s = self._s + o._s + o.n*d
-        r._S = self._S + o._S + torch.outer(o._s, d) + torch.outer(d, o._s) + o.n*torch.outer(d, d)
-        return r
-
     def save(self,
         path, # file to write, `*.npz`
     )->Path:
@@ -83,6 +69,23 @@ class FeatureStats:
         r.n, r._c, r._s, r._S = n, torch.tensor(mu), torch.zeros(len(mu), dtype=torch.float64), torch.tensor(sigma)*(n-1)
         return r
     def __repr__(self): return f"FeatureStats(n={self.n}, dim={self.dim}{', '+self.meta['extractor'] if 'extractor' in self.meta else ''})"
+
+# %% ../nbs/12_metrics.ipynb #2cc06b0a
+@patch
+def merge(self:FeatureStats,
+    o:FeatureStats, # statistics of other items
+)->'FeatureStats': # of both together
+    "Combine with the statistics of other items"
+    if not o.n: return self
+    if not self.n: return o
+    if self.dim!=o.dim: raise ValueError(f'cannot merge statistics of {self.dim} and {o.dim} features')
+    if self.meta.get('extractor')!=o.meta.get('extractor'): raise ValueError(f"cannot merge statistics of different extractors, {self.meta.get('extractor')} and {o.meta.get('extractor')}")
+    r = FeatureStats(self.dim, self.meta)
+    d = o._c-self._c                       # move the other's sums to our shift
+    r._c, r.n = self._c, self.n+o.n
+    r._s = self._s + o._s + o.n*d
+    r._S = self._S + o._S + torch.outer(o._s, d) + torch.outer(d, o._s) + o.n*torch.outer(d, d)
+    return r
 
 # %% ../nbs/12_metrics.ipynb #05c74c31
 def _root(S):

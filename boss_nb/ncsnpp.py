@@ -226,7 +226,7 @@ class NCSNpp(nn.Module):
 
     def _embed(self, t, parts):
         "Time label and its embedding"
-        label, fourier = labels[self.label](t if t.element_size()>=4 else t.float()), self.m['embedding_type']=='fourier'
+        label, fourier = labels[self.label](unrounded(t)), self.m['embedding_type']=='fourier'
         if fourier and self.label=='training' and not torch.compiler.is_compiling() and (label<=0).any():
             raise ValueError("t must be above 0 with label='training': this network takes the logarithm of its time label; use label='sampler'")
         e = next(parts)(label.log()) if fourier else positional(label, self.m['nf'])
@@ -299,7 +299,7 @@ def load_rectified_flow(
     "Load a public checkpoint as it is; raises `ValueError` listing every name that is missing or left over"
     c = rf_config(config)
     d = _read_pickle(path)
-    with torch.random.fork_rng([]): net = NCSNpp(**c, label=label)            # loading changes nobody's random numbers
+    with seeded(0): net = NCSNpp(**c, label=label)                            # loading changes nobody's random numbers
     state = {str(k).removeprefix('module.'): o for k,o in d['model'].items()}
     if len(state)<len(d['model']): raise ValueError(f'{path}: some names stand in it both with and without the prefix module.')
     _check_state(state, net.state_dict() | dict(sigmas=torch.empty(c['model'].get('num_scales', 1000))), path)

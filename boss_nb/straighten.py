@@ -143,8 +143,7 @@ def add_lora(
     if rank < 1: raise ValueError(f'rank must be at least 1, got {rank}')
     targets = targets or lora_targets(net)
     if not targets: raise ValueError('net has no Linear or Conv2d layers to adapt; name others in targets')
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return get_peft_model(share_weights(net), LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=targets, bias='none'))
 
 def trainable(
