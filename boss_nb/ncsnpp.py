@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
 from .core import *
-from .models import check_keys
+from .models import Recomputable, Recomputing, check_keys
 
 # %% ../nbs/04_ncsnpp.ipynb #2be8f76e
 class Resample(nn.Module):
@@ -50,7 +50,7 @@ class NIN(nn.Module):
         self.W, self.b = nn.Parameter(nn.init.xavier_uniform_(torch.empty(ci, co))), nn.Parameter(torch.zeros(co))
     def forward(self, x): return F.linear(x, self.W.t(), self.b)
 
-class PixelAttention(nn.Module):
+class PixelAttention(Recomputing):
     "Attention of one head over all pixels, added to its input"
     def __init__(self,
         c:int,             # channels
@@ -64,8 +64,8 @@ class PixelAttention(nn.Module):
         h = F.scaled_dot_product_attention(*(m(y)[:,None] for m in (self.NIN_0, self.NIN_1, self.NIN_2)))[:,0]
         return _join(x, self.NIN_3(h).transpose(1,2).reshape(x.shape), self.rescale)
 
-# %% ../nbs/04_ncsnpp.ipynb #759d5b95
-class BigGANBlock(nn.Module):
+# %% ../nbs/04_ncsnpp.ipynb #46ee0bda
+class BigGANBlock(Recomputing):
     "Residual block that may change channels and resolution; the time embedding is added between its convolutions"
     def __init__(self,
         ci:int,                   # input channels
@@ -202,8 +202,8 @@ def _parts(m, d):
         if skip_out or not i: yield from (_norm(c), _conv3(c, chans))
         if i: yield block(c, c, True)
 
-# %% ../nbs/04_ncsnpp.ipynb #c3bba47b
-class NCSNpp(nn.Module):
+# %% ../nbs/04_ncsnpp.ipynb #eedc09f1
+class NCSNpp(Recomputable):
     "Velocity of images: NCSN++/DDPM++ of Song et al. 2021 as the public Rectified Flow checkpoints hold it"
     full_time = True   # its label is not rounded with half-precision states
     def __init__(self,
@@ -268,7 +268,7 @@ def vrange(self:NCSNpp)->tuple:
 
 @patch(as_prop=True)
 def identity(self:NCSNpp)->str:
-    "What tells it from another network with the same weights: see `checkpoint.fingerprint`"
+    "What tells it from another network with the same weights: see `models.fingerprint`"
     return ', '.join(([] if self.label=='sampler' else [f'label {self.label}'])+([] if self.d['centered'] else ['images in [0,1]']))
 
 # %% ../nbs/04_ncsnpp.ipynb #226417ba
