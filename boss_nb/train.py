@@ -82,11 +82,22 @@ class EMA(Callback):
 
 # %% ../nbs/05_train.ipynb #3c3cb782
 class StopOnNaN(Callback):
-    "Raise `FloatingPointError` when the training loss is NaN or infinite"
+    "Raise `FloatingPointError` when the training loss is NaN or infinite, or has exploded"
     order = 60
+    def __init__(self,
+        explode:float|None=None, # stop as well when the loss exceeds this many times the mean of the first ten steps
+    ): self.explode, self.first = explode, []
     def after_loss(self):
-        if self.training and not torch.isfinite(self.loss).all():
-            raise FloatingPointError(f'loss is {self.loss.item()} at iteration {self.train_iter}: lower the learning rate, or look at the data')
+        if not self.training: return
+        l = getattr(self.learn, 'loss_all', None)                             # of all processes, where there are several
+        l = (self.loss if l is None else l).item()
+        far = self.explode and len(self.first)==10 and l > self.explode*sum(self.first)/10
+        if math.isfinite(l) and not far:
+            if len(self.first) < 10: self.first.append(l)
+            return
+        course, saver = getattr(self.learn, 'course', None), getattr(self.learn, 'saver', None)
+        kept = f'; the last good checkpoint is {saver.path}, of step {saver.at}' if saver is not None and saver.at else ''
+        raise FloatingPointError(f'loss is {l:.4g} at iteration {self.train_iter if course is None else course.step}: lower the learning rate, or look at the data{kept}')
 
 # %% ../nbs/05_train.ipynb #fe22934b
 def train_flow(
