@@ -1,0 +1,175 @@
+"Stored states: killed, full, spoilt and contested folders"
+import errno, io, json, math, multiprocessing, os, pickle, signal, time
+from pathlib import Path
+import pytest, torch
+from torch import nn
+from boss_nb.bellman import Schedule
+from boss_nb.checkpoint import fingerprint as from_checkpoint
+from boss_nb.core import CountNFE, noise, seeded
+from boss_nb.models import MLP, fingerprint
+from boss_nb.schedules import uniform
+from boss_nb.states import States, store_states, teacher_states
+from boss_nb.straighten import Straightened, add_lora
+resource = pytest.importorskip('resource')   # not on Windows
+
+# the processes below are forked from one that has imported all this: a teacher of three coordinates that takes its time, 40 trajectories in batches of 4
+mp = multiprocessing.get_context('forkserver'); mp.set_forkserver_preload(['pytest','boss_nb.states','boss_nb.straighten','boss_nb.checkpoint','boss_nb.schedules'])
+ROW = 7*3*4
+class Slow(nn.Module):
+    def __init__(self, f, pause): super().__init__(); self.f, self.pause = f, pause
+    def forward(self, x, t): time.sleep(self.pause); return self.f(x, t)
+def teach(pause=0.):
+    with seeded(0): return Slow(MLP(3, 16).eval().requires_grad_(False), pause)
+def go(path, v=None): return store_states(path, v or teach(), noise(40,(3,)), [uniform(2), uniform(5)], 10, batch_size=4)
+
+def work(path, pause, env, limit, out):
+    "In a process of its own: store, and report in a file"
+    torch.set_num_threads(1); os.environ.update(env)
+    if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try: r = repr(go(path, teach(pause))[:].double().sum().item())
+    except OSError as e: r = f'{type(e).__name__} {e.errno}: {e}'
+    out.write_text(r)
+def start(path, pause=0., env={}, limit=0, out='out'):
+    p = mp.Process(target=work, args=(path, pause, env, limit, path.parent/out)); p.start(); return p
+def done(p, path, out='out'): p.join(60); assert p.exitcode==0; return (path.parent/out).read_text()
+def kill(p): os.kill(p.pid, signal.SIGKILL); p.join()
+
+def listing(d): return {f.name: f.read_bytes() for f in sorted(Path(d).iterdir())}
+def rows(d):
+    try: return json.loads((d/'manifest.json').read_text())['rows']
+    except FileNotFoundError: return 0
+def until(d, least, p):
+    end = time.time()+60
+    while rows(d) < least and time.time() < end and p.is_alive(): time.sleep(.003)
+    assert p.is_alive() and rows(d) >= least
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory): d = tmp_path_factory.mktemp('whole')/'s'; go(d); return d
+
+def test_kill(tmp_path, whole):
+    "Killed twice in the middle, then left as if after half a row; in the end the same bytes, and nothing else in the folder"
+    d = tmp_path/'s'
+    for least in (4, 16):
+        p = start(d, .01)
+        try: until(d, least, p)
+        finally: kill(p)
+        assert least <= rows(d) < 40
+        with pytest.raises(ValueError, match=f'{rows(d)} of 40 trajectories; call store_states again'): States.open(d)
+    with open(d/'states.bin', 'ab') as f: f.write(b'half a row')
+    (d/'.manifest.json.abc.tmp').write_text('killed while writing it')
+    c, had = CountNFE(teach()), rows(d); s = go(d, c)
+    assert c.samples==(40-had)*10 and listing(d)==listing(whole) and torch.equal(s[:], States.open(whole)[:])
+
+@pytest.mark.parametrize('limit', [1500, 2000, 3000])
+def test_full_disk(tmp_path, whole, limit):
+    "A limit on the size of files, which no look at the free space foresees: whole batches are safe, as many as fit, and the call goes on later"
+    d = tmp_path/'s'; said = done(start(d, limit=limit), d); n = rows(d)
+    assert said.startswith(f'OSError {errno.EFBIG}:') and f'{n} of 40 trajectories are safe: make room' in said
+    assert n==limit//(4*ROW)*4 and (d/'states.bin').stat().st_size==n*ROW
+    with pytest.raises(ValueError, match=f'{n} of 40 trajectories; call store_states again'): States.open(d)
+    go(d); assert listing(d)==listing(whole)
+
+def test_two_processes(tmp_path, whole):
+    "As torchrun would start them: one writes, both read the same"
+    d = tmp_path/'s'; ps = [start(d, .003, dict(RANK=str(i), WORLD_SIZE='2'), out=f'out{i}') for i in (1,0)]
+    said = [done(p, d, f'out{i}') for p,i in zip(ps, (1,0))]
+    assert said[0]==said[1]==repr(States.open(whole)[:].double().sum().item()) and listing(d)==listing(whole)
+
+def test_a_second_writer(tmp_path, whole):
+    "Two processes that do not know of each other: the second is told, and the lock of one that is killed is gone"
+    d = tmp_path/'s'; p = start(d, .05)
+    try:
+        until(d, 4, p)
+        with pytest.raises(BlockingIOError, match='is being written by another process'): go(d)
+        assert p.is_alive()
+    finally: kill(p)
+    go(d); assert listing(d)==listing(whole)
+
+class Bomb:
+    def __init__(self, canary): self.canary = str(canary)
+    def __reduce__(self): return os.system, (f'touch {self.canary}',)
+
+def test_spoilt(tmp_path, whole):
+    "Refused with the name of the file, by readers and by writers that would go on; nothing runs"
+    m, b, c = json.loads((whole/'manifest.json').read_text()), (whole/'states.bin').read_bytes(), tmp_path/'canary'
+    d = tmp_path/'s'; d.mkdir()
+    def check(name, match):
+        with pytest.raises(ValueError, match=match) as e: States.open(d)
+        assert str(d/name) in str(e.value) and ('delete' in str(e.value) or 'not the manifest' in str(e.value)), e.value
+    def put(o, data=b): (d/'manifest.json').write_bytes(o if isinstance(o, bytes) else json.dumps(o).encode()); (d/'states.bin').write_bytes(data)
+    for o,match in (({**m,'n':39}, 'rows must be'), ({**m,'n':39,'rows':39}, 'holds 3360 bytes'), ({**m,'n':2**70,'rows':2**70}, 'holds 3360 bytes'), ({**m,'n':True}, 'n must be'), ({**m,'n':40.}, 'n must be'), ({**m,'rows':-1}, 'rows must be'), ({**m,'rows':None}, 'rows must be'),
+                    ({**m,'times':m['times'][::-1]}, 'must increase'), ({**m,'times':[0]*7}, 'must increase'), ({**m,'times':[math.nan]*7}, 'must increase'), ({**m,'times':[]}, 'must increase'), ({**m,'times':['0']}, 'list of numbers'), ({**m,'times':[-1,*m['times'][1:]]}, 'must increase'),
+                    ({**m,'shape':'3'}, 'shape must be'), ({**m,'shape':[-3]}, 'shape must be'), ({**m,'dtype':'O'}, 'dtype must be'), ({**m,'dtype':{}}, 'dtype must be'), ({**m,'cond':[]}, 'cond must be'), ({**m,'kind':None}, 'not the manifest'), ([], 'not the manifest'), (b'NaN', 'not the manifest'),
+                    (b'', 'is not JSON'), (json.dumps(m).encode()[:99], 'is not JSON'), (b'[' *10**5, 'is not JSON'), (pickle.dumps(Bomb(c)), 'is not JSON'), (b'\xff\xfe', 'is not JSON')):
+        put(o); check('manifest.json' if 'holds' not in match else 'states.bin', match)
+    for data in (b'', b[:-1], b+b'0', b[:len(b)//2]): put(m, data); check('states.bin', 'holds')
+    put({**m,'rows':36}, b[:100])
+    with pytest.raises(ValueError, match='truncated'): go(d)
+    (d/'states.bin').unlink(); (d/'manifest.json').write_text(json.dumps(m)); check('states.bin', 'is missing')
+    assert not c.exists()
+
+@pytest.mark.parametrize('name', ['manifest.json','cond.safetensors'])
+def test_nothing_is_unpickled(tmp_path, name):
+    "The same bomb in every container that some loader unpickles, met by a reader and by a writer that would go on"
+    v, z, y, canary = (lambda x,t,y: -x), noise(4,(2,)), torch.arange(4), tmp_path/'canary'
+    def buf(f): b = io.BytesIO(); f(b); return b.getvalue()
+    store_states(tmp_path/'s', v, z, [0,2], 2, y=y)
+    for raw in (pickle.dumps(Bomb(canary)), pickle.dumps(Bomb(canary), 0), buf(lambda o: torch.save(Bomb(canary), o)), buf(lambda o: torch.save(Bomb(canary), o, _use_new_zipfile_serialization=False))):
+        (tmp_path/'s'/name).write_bytes(raw)
+        for f in (lambda: States.open(tmp_path/'s'), lambda: store_states(tmp_path/'s', v, z, [0,2], 2, y=y)):
+            with pytest.raises(ValueError, match=name): f()
+        assert not canary.exists()
+    torch.load(io.BytesIO(raw), weights_only=False); assert canary.exists()   # the bomb was live
+
+def test_reading_does_not_load(tmp_path, whole):
+    "A folder larger than memory: what is picked is read, the rest is not"
+    status = Path('/proc/self/status')
+    if not status.exists(): pytest.skip('needs /proc')
+    rss = lambda: int(next(l for l in status.read_text().splitlines() if l.startswith('VmRSS')).split()[1])*1024
+    d = tmp_path/'s'; d.mkdir(); m = json.loads((whole/'manifest.json').read_text()) | dict(n=500_000, rows=500_000, shape=[3,64,64])
+    (d/'manifest.json').write_text(json.dumps(m)); open(d/'states.bin', 'wb').close(); os.truncate(d/'states.bin', 500_000*7*3*64*64*4)
+    before = rss(); s = States.open(d); x = s.pick(torch.arange(0, 500_000, 5000), 3)
+    assert s.nbytes > 1e11 and x.shape==(100,3,64,64) and rss()-before < 60e6
+
+def test_bfloat16(tmp_path):
+    "What comes back is the nearest bfloat16, also when it was negative, tiny or huge; conditions keep their dtype"
+    z = torch.tensor([1.,-1.,1e-39,3e38,-0.,.1])[:,None]*torch.ones(6,2); y = torch.arange(6, dtype=torch.int16)
+    s = store_states(tmp_path/'s', lambda x,t,y: 0*x, z, [0,2], 2, dtype='bfloat16', batch_size=4, y=y)
+    assert torch.equal(s[:,], z.bfloat16().float()[:,None].expand(6,2,2)) and s.dtype==torch.bfloat16 and s.cond['y'].dtype==torch.int16 and torch.equal(s.cond['y'], y)
+    assert (tmp_path/'s'/'states.bin').stat().st_size==6*2*2*2 and s.pick(0, 1).shape==(2,)
+
+def test_half_precision_teacher(tmp_path):
+    "A network in half precision walks in float32, and is stored as it walked"
+    with seeded(0): net = MLP(2, 16).requires_grad_(False)
+    half, z = MLP(2, 16).requires_grad_(False), noise(6, (2,))
+    half.load_state_dict(net.state_dict()); half.bfloat16()
+    s = store_states(tmp_path/'s', half, z.bfloat16(), [0,50,100], 100)
+    want = teacher_states(net, z.bfloat16().float(), [0,50,100], 100)
+    assert (s[:]-want).abs().max() < .02 and not torch.equal(s[:], s[:].bfloat16().float())
+
+def test_who_is_the_teacher(tmp_path):
+    "A base and the same with an adapter are two teachers, counted or not, and in whatever they come"
+    with seeded(0): net = MLP(2, 16).eval().requires_grad_(False)
+    lora, z = add_lora(net, 2), noise(6, (2,))
+    store_states(tmp_path/'s', CountNFE(net), z, [0,4], 4)
+    assert len(store_states(tmp_path/'s', net, z, [0,4], 4))==6 and from_checkpoint is fingerprint
+    for v in (lora, CountNFE(lora), Straightened(lora, uniform(1), [], 0., 0.)):
+        with pytest.raises(ValueError, match='fingerprint is'): store_states(tmp_path/'s', v, z, [0,4], 4)
+    s = store_states(tmp_path/'l', lora, z, [0,4], 4)
+    for n,p in lora.named_parameters():
+        if 'lora_B' in n: p.data.fill_(.1)
+    with pytest.raises(ValueError, match='fingerprint is'): store_states(tmp_path/'l', lora, z, [0,4], 4)
+    assert s.manifest['fingerprint'] != fingerprint(net)
+
+def test_multistep_teacher(tmp_path):
+    "A schedule that brings its own rule: the weights are among the facts"
+    t = [Schedule([0,.5,1.], solver='multistep', coefs=[[1.],[1+c,-c]]) for c in (.5,.2)]; z = noise(4,(2,)); f = lambda x,t: -x*t[:,None]
+    s = store_states(tmp_path/'s', f, z, [0,1,2], t[0], 'multistep')
+    assert torch.equal(s[:], teacher_states(f, z, [0,1,2], t[0], 'multistep'))
+    with pytest.raises(ValueError, match='coefs is'): store_states(tmp_path/'s', f, z, [0,1,2], t[1], 'multistep')
+
+@pytest.mark.parametrize('shape', [(), (2,), (1,2,3)])
+def test_shapes(tmp_path, shape):
+    z = noise(5, shape); s = store_states(tmp_path/'s', lambda x,t: -x, z, [0,1,3], 3, batch_size=2)
+    want = teacher_states(lambda x,t: -x, z, [0,1,3], 3)
+    assert torch.equal(s[:], want) and torch.equal(States.of(want, s.times).pick([4,0], 1), s.pick([4,0], 1)) and torch.equal(s[[True,False,True,False,False]], want[[0,2]])
