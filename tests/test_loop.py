@@ -1,0 +1,73 @@
+"Runs that are killed, interrupted, resumed and spread over processes, as real processes"
+import json, os, signal, socket, subprocess, sys, time
+from pathlib import Path
+import pytest
+import torch
+from boss_nb.core import noise
+from boss_nb.models import MLP, load_state, save_net
+from boss_nb.schedules import uniform
+from boss_nb.straighten import straighten
+
+script = str(Path(__file__).with_name('loop_script.py'))
+env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')
+
+def run(folder, **kw):
+    folder.mkdir(exist_ok=True)
+    r = subprocess.run([sys.executable, script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
+    assert r.returncode==0, r.stderr[-2000:]
+    return json.loads((folder/'result.json').read_text())
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'), plain=1)
+
+def stop(folder, sig, at, **kw):
+    folder.mkdir(exist_ok=True)
+    p = subprocess.Popen([sys.executable, '-u', script, str(folder), 'sleep=.03', *(f'{k}={o}' for k,o in kw.items())], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for l in p.stdout:
+        if l.startswith(f'step {at}'): p.send_signal(sig); break
+    err = p.communicate(timeout=120)[1]
+    return p.returncode, err
+
+@pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_continued(tmp_path, whole, sig):
+    code, err = stop(tmp_path, sig, 17)
+    assert code!=0
+    done = load_state(tmp_path/'run/last.safetensors')[1]['done']
+    assert done==15 if sig==signal.SIGKILL else done in (18,19)          # the interrupted batch is finished and kept
+    if sig==signal.SIGTERM: assert code==128+sig
+    if sig==signal.SIGINT: assert 'KeyboardInterrupt' in err
+    got = run(tmp_path)
+    assert got['weights']==whole['weights'] and (got['before'], got['after'])==(whole['before'], whole['after'])
+    assert got['losses']==whole['losses']
+
+def torchrun(folder, n, **kw):
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(port), script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
+    assert r.returncode==0, r.stderr[-3000:]
+    return json.loads((folder/'result.json').read_text())
+
+@pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2)])
+def test_two_processes_are_one(tmp_path, kw):
+    one, two = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'two', 2, **kw)
+    assert (one['world'], two['world'])==(1, 2)
+    assert two['losses']==pytest.approx(one['losses'], rel=1e-4)
+    assert two['after']==pytest.approx(one['after'], rel=1e-3)
+    flat = lambda r: [o for w in r['weights'] for o in w]
+    assert flat(two)==pytest.approx(flat(one), abs=1e-4)
+    assert sorted(os.listdir(tmp_path/'two/run'))==['last.safetensors', 'log.csv']
+
+@pytest.mark.parametrize('what', ['cut', 'empty', 'another kind', 'another network'])
+def test_foreign_checkpoints(tmp_path, what):
+    torch.manual_seed(0); net, z, f = MLP(2, 8, 1), noise(40, (2,)), tmp_path/'run/last.safetensors'
+    go = lambda **kw: straighten(kw.pop('net', net), uniform(2), z, n_iter=6, n_steps=4, bs=8, folder=tmp_path/'run', progress=False, fit=dict(save_every=2))
+    go(); whole = f.read_bytes()
+    if what=='cut': f.write_bytes(whole[:-40])
+    elif what=='empty': f.write_bytes(b'')
+    elif what=='another kind': save_net(f, net)
+    with pytest.raises(ValueError, match='last.safetensors|states|base='): go(**({'net': MLP(2, 8, 1)} if what=='another network' else {}))
+
+def test_log_of_the_wrong_kind_is_told(tmp_path):
+    net, z = MLP(2, 8, 1), noise(40, (2,))
+    (tmp_path/'run').mkdir(); (tmp_path/'run/log.csv').write_text('not,a,log\nx,y,z\n')
+    with pytest.raises(ValueError, match='log.csv'): straighten(net, uniform(2), z, n_iter=40, n_steps=4, bs=8, folder=tmp_path/'run', progress=False)
