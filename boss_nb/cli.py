@@ -27,6 +27,8 @@ from .models import *
 from .ncsnpp import load_rectified_flow, rf_configs
 from .sampling import *
 from .schedules import *
+from .states import *
+from .loop import join_processes
 from .straighten import *
 from .train import *
 
@@ -183,7 +185,12 @@ def boss_straighten(
     n:int=1500,                          # teacher trajectories
     n_iter:int=500,                      # training iterations
     n_steps:int=100,                     # teacher steps
+    solver:str='euler',                  # the teacher's solver; 'ab2' with 16 steps gives six times the trajectories for the same price
     lr:float=0.,                         # peak learning rate, 0 for the default
+    bs:int=128,                          # network evaluations per iteration, over all parts and processes
+    accumulate:int=1,                    # parts a batch is cut into: less memory, same result
+    amp:str='',                          # mixed precision: 'bf16' or 'fp16'
+    folder:str='',                       # keep states, checkpoints and log here; the same command goes on where it was stopped
     shape:str='',                        # sample shape, when the file does not say
     seed:int=0,                          # of noise and training
     json:str='',                         # also write the result as JSON here
@@ -193,11 +200,13 @@ def boss_straighten(
         for p in filter(None, (out, json)): check_writable(p)
         if nfe < 1 or nfe > n_steps: raise ValueError(f'nfe must be between 1 and n_steps={n_steps}, got {nfe}')
         if n < 10: raise ValueError(f'n must be at least 10, got {n}')
+        first = join_processes()[0]==0                                    # under torchrun, one process writes and talks
         net, shp = load_model(model, shape); dev = device_of(net)
         s = pick(_plan_for(plan, net), nfe) if plan else None
-        if s is None: s = calibrate(net, noise(100, shp, seed, device=dev), n_steps).schedule(nfe)
-        st = straighten(net, snap(s, n_steps), noise(n, shp, seed, start=1_000_000, device=dev), rank=rank, n_iter=n_iter, n_steps=n_steps, lr=lr or None, seed=seed)
-        zt = noise(200, shp, seed, start=10_000, device=dev); end = sample(net, zt, n_steps)
+        if s is None: s = calibrate(net, noise(100, shp, seed, device=dev), n_steps if solver=='euler' else 100).schedule(nfe)
+        st = straighten(net, snap(s, n_steps) if solver=='euler' else s, noise(n, shp, seed, start=1_000_000, device=dev), rank=rank, n_iter=n_iter, n_steps=n_steps, solver=solver, lr=lr or None, bs=bs, seed=seed, folder=folder or None, fit=dict(accumulate=accumulate, amp=amp or None))
+        if not first: return
+        zt = noise(200, shp, seed, start=10_000, device=dev); end = sample(net, zt, max(n_steps, 100))
         res = dict(model=model, nfe=nfe, rank=rank, trained=trainable(st.model), loss_before=st.loss_before, loss_after=st.loss_after,
                    error_before=endpoint_error(net, zt, s, end), error_after=endpoint_error(st, zt, st.schedule, end), knots=st.schedule.knots.tolist(), settings=st.meta)
         save_student(out, st, net)
@@ -322,7 +331,7 @@ def boss_demo(
     with _script('boss_demo'):
         start = time.time(); out, K = Path(out), 4
         for p in (out/'results.json', json): p and check_writable(p)
-        n_cal, n_traj, n_iter, n_eval = (32, 300, 40, 240) if quick else (100, 2400, 300, 898)
+        n_cal, n_traj, n_iter, n_eval = (32, 300, 40, 240) if quick else (100, 5000, 300, 898)
         v, x = teacher(), digits()[0]; dev = device_of(v); shp = x.shape[1:]
         print(f'teacher: {n_params(v)/1e6:.2f}M-parameter U-Net flow on 8×8 digits, 100 Euler steps, on {dev}'); sys.stdout.flush()
         print(f'\nCalibrating on {n_cal} noises'); sys.stdout.flush()
@@ -334,7 +343,7 @@ def boss_demo(
         plan = snap(best[K], cal.t)
         print(f'\nStraightening for {K} steps: {n_traj} teacher trajectories, then {n_iter} iterations as a LoRA and in full'); sys.stdout.flush()
         zs = noise(n_traj, shp, seed, start=1_000_000, device=dev)
-        grid = refine(plan, 32); states = teacher_states(v, zs, knot_union(plan, grid), grid, 'ab2')
+        grid = refine(plan, 16); states = teacher_states(v, zs, knot_union(plan, grid), grid, 'ab2')
         lora, full = (straighten(v, plan, zs, states=states, grid=grid, solver='ab2', valid=min(150, n_traj//10), rank=r, n_iter=n_iter, seed=seed) for r in (rank, 0))
         print(lora); print(full)
         nfes = (K,) if quick else (2,3,4,6,8,10)
