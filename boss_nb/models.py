@@ -185,7 +185,7 @@ def state_digest(
     h = hashlib.sha256()
     for k in sorted(state):
         o = state[k].detach().cpu().contiguous()
-        h.update(f'{k}{tuple(o.shape)}{o.dtype}'.encode()); h.update(o.reshape(-1).view(torch.uint8).numpy())
+        h.update(f'{k}{tuple(o.shape)}{o.dtype}'.encode()); h.update(o.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy() if o.numel()==1 else o.reshape(-1).view(torch.uint8).numpy())   # one number may have no stride
     h.update(text.encode())
     return h.hexdigest()
 

@@ -68,7 +68,7 @@ class Paired(Method):
         self.states, self.n, self.names = states, len(states), tuple(states.cond)
     def pair(self, idx):
         "Noise, end and conditions of trajectories `idx`"
-        return (*self.states.ends(idx), *(self.states.cond[k][idx] for k in self.names))
+        return (*self.states.ends(idx), *(self.states.cond[k][idx.to(self.states.cond[k].device)] for k in self.names))
     def named(self, cond):
         "Conditions of a batch by name"
         return dict(zip(self.names, cond))
@@ -318,7 +318,7 @@ class MeanFlow(Method):
         if c <= 0: raise ValueError(f'c must be positive, got {c}')
         if isinstance(data, Tensor) and pairs: raise ValueError('pairs need states: a tensor of data has no noise that belongs to it')
         if not isinstance(data, Tensor) and cond: raise ValueError(f'{next(iter(cond))}: states bring their own conditions')
-        self.data = (lambda idx: (data[idx], data[idx], *(o[idx] for o in cond.values()))) if isinstance(data, Tensor) else Paired(data).pair
+        self.data = (lambda idx: (data[idx.to(data.device)], data[idx.to(data.device)], *(o[idx.to(o.device)] for o in cond.values()))) if isinstance(data, Tensor) else Paired(data).pair
         self.n, self.names, self.fresh = len(data), tuple(cond if isinstance(data, Tensor) else data.cond), isinstance(data, Tensor) or not (teacher is None if pairs is None else pairs)
         self.teacher, self.share, self.p, self.c, self.time = teacher, share, p, c, time_density(time)
     named = Paired.named

@@ -170,17 +170,28 @@ class States:
     )->tuple: # (states at t=0, states at t=1), each shape `(b, *shape)`, float32
         "Noise and what the teacher makes of it"
         return self.pick(idx, self.index(0)), self.pick(idx, self.index(1))
+    @property
+    def digest(self):
+        "Tells these states from others: the facts they were stored with, or their values"
+        if self.path: return state_digest({}, json.dumps({k:o for k,o in self.manifest.items() if k!='rows'}, sort_keys=True))[:16]
+        return state_digest({'x':self.data, 'times':self.times} | {f'c.{k}':o for k,o in self.cond.items()})[:16]
     def __len__(self): return self.n
     def __reduce__(self): return (States.open, (self.path,)) if self.path else (States, (self.data, self.times, self.cond, self.manifest))   # another process maps it again
     def __repr__(self): return f"States({self.n} trajectories × {len(self.times)} times of shape {self.shape}, {str(self.dtype)[6:]}, {self.nbytes/1e6:.3g} MB {f'on disk in {self.path}' if self.path else 'in memory'})"
 
-# %% ../nbs/08b_states.ipynb #95de26c8
+# %% ../nbs/08b_states.ipynb #4940531c
+def _net(v):
+    "The network of a velocity that is counted, or a student, or in a bundle; None for a function"
+    while v is not None and not isinstance(v, nn.Module): v = next((o for k in ('v','model','net') if (o := getattr(v, k, None)) is not None), None)
+    return v
 def _who(v):
     "What identifies a teacher: '' for a function"
-    while not isinstance(v, nn.Module):                                               # counted, or a student, or in a bundle
-        v = next((o for k in ('v','model','net') if (o := getattr(v, k, None)) is not None), None)
-        if v is None: return ''
+    if (v := _net(v)) is None: return ''
     return state_digest(v.state_dict(), getattr(v.get_base_model(), 'identity', '')) if hasattr(v, 'get_base_model') else fingerprint(v)
+def _passing(v):
+    "A digest of buffers that are in no file: the prompts of a pipeline are no weights, and yet they decide"
+    v = _net(v)
+    return '' if v is None else state_digest({k:b for k,b in v.named_buffers() if k not in v.state_dict()})
 
 def _what(k, o):
     "A condition, in JSON"
@@ -193,7 +204,7 @@ def _facts(v, noise, keep, t, solver, dtype, cond):
     if dtype not in _dtypes: raise ValueError(f"dtype must be one of {', '.join(_dtypes)}, got {dtype!r}")
     k = _start(v, noise, t, solver)[0]
     return dict(n=len(noise), shape=list(noise.shape[1:]), dtype=dtype, times=k[_kept(keep, k)].tolist(), grid=k.tolist(), solver=solver,
-                coefs=getattr(t, 'coefs', None) if solver=='multistep' else None, fingerprint=_who(v), noise=state_digest({'noise':noise}), cond={k:_what(k, o) for k,o in cond.items()})
+                coefs=getattr(t, 'coefs', None) if solver=='multistep' else None, fingerprint=_who(v), buffers=_passing(v), noise=state_digest({'noise':noise}), cond={k:_what(k, o) for k,o in cond.items()})
 
 def _row(m):
     "Bytes of one trajectory"

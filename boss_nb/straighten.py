@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['step_weights', 'StraightenCallback', 'lora_targets', 'share_weights', 'add_lora', 'trainable', 'bytes_of',
-           'Straightened', 'OnlineStates', 'Watch', 'checkpoint_gradients', 'straighten', 'through', 'student_costs',
+           'Straightened', 'per_sample', 'OnlineStates', 'Watch', 'checkpoint_gradients', 'straighten', 'student_costs',
            'replan']
 
 # %% ../nbs/09_straighten.ipynb #26da31a0
@@ -44,10 +44,11 @@ class StraightenCallback(Method):
         weight='uniform',    # of intervals: 'uniform', 'length' (its square: errors of endpoints), 'cost' (what a jump costs the teacher), or numbers
         whole:bool=None,     # batches of whole trajectories; default only where the solver needs it
         rollout:float=0.,    # share of steps on the student's own states instead of the teacher's
+        fixed:dict=None,     # conditions of the network that are the same for all trajectories
     ):
+        self.fixed = fixed or {}
         self.schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
         self.states, self.n, self.coefs = states, states.n, [step_weights(s) for s in self.schedules]
-        self.times_used = [s.knots.tolist() for s in self.schedules]
         if not 0 <= rollout <= 1: raise ValueError(f'rollout must be between 0 and 1, got {rollout}')
         self.on = on or ('endpoint' if callable(loss) else 'velocity')
         if self.on not in ('velocity','endpoint'): raise ValueError(f"on must be 'velocity' or 'endpoint', got {on!r}")
@@ -80,12 +81,13 @@ class StraightenCallback(Method):
         "Weights by cost need the network: the squared miss of each jump before training, plus a tenth of their mean"
         if self.by!='cost': return
         j, t, d = torch.arange(min(n, self.n)), self.states.times.float(), device_of(net)
-        cond = {k:o[j].to(d) for k,o in self.states.cond.items()}
-        c = []
+        cond, c = {k:o[j.to(o.device)].to(d) for k,o in self.states.cond.items()} | self.fixed, []
         for i,e in self.spans.tolist():
             x, y = (self.states.pick(j, k).to(d) for k in (i,e))
             with torch.no_grad(): c.append(l2(x+(t[e]-t[i])*eval_velocity(net, x, t[i], **cond), y).mean().cpu())
         self.weights = self.even(torch.stack(c)+torch.stack(c).mean()/10)
+    def state(self): return dict(weights=self.weights)
+    def load_state(self, state): self.weights = state['weights']
 
 # %% ../nbs/09_straighten.ipynb #936406dd
 @patch
@@ -108,7 +110,7 @@ def held_out(self:StraightenCallback, gen, idx):
 @patch
 def load(self:StraightenCallback, idx, k, own=None):
     "States at both ends of the intervals, or at all knots of a schedule; then conditions"
-    cond = [o[idx] for o in self.states.cond.values()]
+    cond = [o[idx.to(o.device)] for o in self.states.cond.values()]
     if own is not None: return self.states[idx][:,self.knots[k[0]]], k, own, *cond
     (i, j), t = self.spans[k].unbind(1), self.states.times.float()
     return self.states.pick(idx, i), t[i], self.states.pick(idx, j), t[j], self.weights[k], *cond
@@ -125,7 +127,7 @@ def loss(self:StraightenCallback, net, *args):
     names = list(self.states.cond)
     if self.whole: S, k, own, *c = args
     else: x, t, y, s, w, *c = args
-    cond = dict(zip(names, c))
+    cond = dict(zip(names, c)) | self.fixed
     return self.loss_whole(net, S, int(k[0]), bool(own[0]), cond) if self.whole else w*self.compare(net(x, t, **cond), x, y, s-t)
 
 @patch
@@ -141,7 +143,7 @@ def loss_whole(self:StraightenCallback, net, S, k, own, cond):
     mix = lambda vs, i: sum(c*v for c,v in zip(coefs[i], vs))                  # newest first
     if not own:
         x = S[:,:-1].flatten(0,1)
-        v = net(x, t[:-1].repeat(b), **{n:o.repeat_interleave(K, 0) for n,o in cond.items()}).unflatten(0, (b,K))
+        v = net(x, t[:-1].repeat(b), **{n: o if n in self.fixed else o.repeat_interleave(K, 0) for n,o in cond.items()}).unflatten(0, (b,K))
         steps = [(S[:,i], mix([v[:,i-m] for m in range(i+1)], i)) for i in range(K)]
     else:
         x, vs, steps = S[:,0], [], []
@@ -233,7 +235,20 @@ def show(self:Straightened,
     rows = [sample(v, noise, n_steps, **cond), sample(v, noise, s, **cond), sample(self, noise, s, **cond)]
     return show_images(torch.cat(rows), len(noise), f'teacher, {n_steps} steps; before, {s.nfe}; after, {s.nfe}')
 
-# %% ../nbs/09_straighten.ipynb #b454a1f0
+# %% ../nbs/09_straighten.ipynb #1a645511
+def per_sample(
+    cond:dict, # conditions of a velocity
+    n:int,     # samples
+)->tuple: # (those with a row per sample, the others)
+    "Tensors of length `n` belong to samples; everything else is the same for all, as in `sample`"
+    own = {k:o for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==n}
+    return own, {k:o for k,o in cond.items() if k not in own}
+
+class _Cycle:
+    "Rows that begin again after the last"
+    def __init__(self, o): self.o, self.device = o, o.device
+    def __getitem__(self, i): return self.o[i % len(self.o)]
+
 class OnlineStates:
     "Teacher states made when they are asked for, from noise that nobody has seen"
     online = True
@@ -246,15 +261,19 @@ class OnlineStates:
         n:int=1_000_000,     # noises to draw from
         seed:int=0,          # sample `i` starts from noise `seed+i`
         batch_size:int=None, # samples at a time
-        cond:dict=None,      # tensors of length n
+        cond:dict=None,      # conditions; of `n_cond` rows, those of noise `i` are row `i` modulo their number
+        n_cond:int=0,        # length of the tensors in `cond` that belong to samples; others are the same for all
     ):
-        self.v, self.shape, self.keep, self.t, self.solver, self.n, self.seed, self.bs = v, tuple(shape), keep, as_knots(t), solver, n, seed, batch_size
-        self.times, self.cond, self.fixed = self.t[keep], {k:o for k,o in (cond or {}).items() if isinstance(o, Tensor) and o.ndim and len(o)==n}, {}
-        self.fixed = {k:o for k,o in (cond or {}).items() if k not in self.cond}
+        self.v = share_weights(v).eval() if isinstance(v, nn.Module) else v        # without dropout, whatever becomes of v
+        self.shape, self.keep, self.t, self.solver, self.n, self.seed, self.bs = tuple(shape), keep, as_knots(t), solver, n, seed, batch_size
+        per, self.fixed = per_sample(cond or {}, n_cond)
+        self.times, self.cond = self.t[keep], {k: _Cycle(o) for k,o in per.items()}
+    @property
+    def digest(self): return told([self.v if isinstance(self.v, nn.Module) else '', self.t, self.keep, self.solver, self.seed, self.n])
     def __len__(self): return self.n
     index = States.index
     def __getitem__(self, idx):
-        z = torch.cat([noise(1, self.shape, self.seed, int(i), device=device_of(self.v)) for i in idx])
+        z = torch.cat([noise(1, self.shape, self.seed, int(i), device='cpu') for i in idx]).to(device_of(self.v))
         cond = {k:o[idx].to(z.device) for k,o in self.cond.items()} | self.fixed
         return teacher_states(self.v, z, self.keep, self.t, self.solver, self.bs, False, **cond)
     def pick(self, idx, k):
@@ -292,22 +311,23 @@ class Watch(Callback):
 
 # %% ../nbs/09_straighten.ipynb #942c7f30
 def _states_for(net, schedules, noise, t, solver, states, batch_size, folder, store, online, seed, progress, cond):
-    "Teacher states from where they are, or should be: given, in a folder, in memory, or made when asked for"
+    "Teacher states from where they are, or should be (given, in a folder, in memory, or made when asked for), and conditions that all share"
+    if isinstance(states, (States, OnlineStates)):
+        own, fixed = per_sample(cond, len(states))
+        if own: raise ValueError(f'{", ".join(own)}: conditions of trajectories come with their states, as in States.of(x, times, y=y)')
+        return states, fixed | getattr(states, 'fixed', {})
     keep, dev = knot_union(schedules, t), device_of(net)
+    own, fixed = per_sample(cond, len(noise if states is None else states))
     if states is not None:
-        if not isinstance(states, (States, OnlineStates)):
-            if states.shape[1] != len(keep): raise ValueError(f'states must hold {len(keep)} times per trajectory (the union of all knots), got {states.shape[1]}')
-            if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
-            n = len(states)
-            states = States.of(states.cpu(), t[keep], **{k:o for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==n})
-        return states
+        if states.shape[1] != len(keep): raise ValueError(f'states must hold {len(keep)} times per trajectory (the union of all knots), got {states.shape[1]}')
+        if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
+        return States.of(states.cpu(), t[keep], **{k:o.cpu() for k,o in own.items()}), fixed
+    if online: return OnlineStates(net, noise.shape[1:], keep, t, solver, seed=seed+10**7, batch_size=batch_size, cond=cond, n_cond=len(noise)), fixed
     was = {m: m.training for m in net.modules()}
     net.eval()
     try:
-        if online: return OnlineStates(net, noise.shape[1:], keep, t, solver, seed=seed+10**7, batch_size=batch_size, cond=cond)
-        if folder: return store_states(Path(folder)/'states', net, noise.to(dev), keep, t, solver, store, batch_size, progress, **cond)
-        n = len(noise)
-        return States.of(teacher_states(net, noise.to(dev), keep, t, solver, batch_size, progress, **cond), t[keep], **{k:o.cpu() for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==n})
+        if folder: return store_states(Path(folder)/'states', net, noise.to(dev), keep, t, solver, store, batch_size, progress, **cond), fixed
+        return States.of(teacher_states(net, noise.to(dev), keep, t, solver, batch_size, progress, **cond), t[keep], **{k:o.cpu() for k,o in own.items()}), fixed
     finally:
         for m,o in was.items(): m.training = o
 
@@ -349,7 +369,7 @@ def straighten(
     states=None,              # teacher states from `teacher_states`, `States` or `OnlineStates`, to use them more than once
     online:bool=False,        # fresh trajectories for every batch; `noise` then only tells the shape
     store:str='float32',      # what states in `folder` are kept as: 'float32' or 'bfloat16'
-    folder=None,              # keep states, checkpoints and log here, and go on from what is there
+    folder=None,              # keep states, checkpoints and log here, and go on from what is there (what code in `adapt(call=...)` does is not compared)
     batch_size:int|None=256,  # trajectories at a time in the teacher's pass, None for all
     checkpointing:bool=False, # recompute activations in the backward pass: less memory, a third more time
     seed:int=0,               # of everything random
@@ -362,28 +382,30 @@ def straighten(
     **cond,                   # conditions of `net`, tensors of length n
 )->Straightened:
     "Straighten a network between the knots of one or more schedules; raises `ValueError` on bad input, `FloatingPointError` on NaN"
-    schedules = _checked(net, schedules, n_iter, rank)
-    t = as_knots(grid) if grid is not None else as_knots(n_steps) if solver=='euler' or states is not None else through(schedules, n_steps)
-    states = _states_for(net, schedules, noise, t, solver, states, batch_size, folder, store, online, seed, progress, cond)
-    how = StraightenCallback(schedules, states, loss, weight=weight, rollout=rollout)
+    schedules, (rank_, world_) = _checked(net, schedules, n_iter, rank, fit), join_processes(device_of(net))
+    t = as_knots(grid) if grid is not None else as_knots(n_steps) if solver=='euler' or states is not None else _through(schedules, n_steps)
+    states, fixed = _states_for(net, schedules, noise, t, solver, states, batch_size, folder, store, online, seed, progress, cond)
+    how = StraightenCallback(schedules, states, loss, weight=weight, rollout=rollout, fixed=fixed)
     model = _student(net, rank, alpha, targets, seed, checkpointing)
-    if online and isinstance(valid, float): valid = 64
-    kw = dict(decay=decay, clip=clip, valid=valid) | (fit or {})
-    held, lr = int(valid*how.n) if isinstance(valid, float) else valid, lr or (4e-3 if rank else 4e-4)
-    facts = dict(rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, n=how.n, n_steps=len(t)-1, solver=solver, seed=seed, rollout=rollout,
-                 loss=_named(loss), weight=weight if isinstance(weight, str) else [float(o) for o in weight], **{k: _named(o) for k,o in kw.items()})
-    if folder: facts['base'] = fingerprint(net)
-    learn = fit_method(model, how, n_iter, max(1, round(min(bs, how.n-held)/how.cost)), lr, seed=seed, folder=folder, settings=facts, cbs=cbs, progress=progress, **kw)
-    return Straightened(model.eval(), schedules[0], schedules, learn.before, learn.after, torch.stack(learn.log.losses).as_subclass(Tensor), facts, learn, net)
+    if getattr(states, 'online', False) and isinstance(valid, float): valid = 64
+    kw, lr = dict(decay=decay, clip=clip, valid=valid) | (fit or {}), lr or (4e-3 if rank else 4e-4)
+    parts = kw.get('accumulate', 1)*world_                                     # items per step: a multiple of what a batch is cut into
+    items = max(1, round(bs/how.cost/parts))*parts
+    facts = dict(rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, n=how.n, n_steps=len(t)-1, solver=solver, seed=seed, rollout=rollout, loss=loss if isinstance(loss, str) else getattr(loss, '__name__', type(loss).__name__),
+                 weight=weight if isinstance(weight, str) else [float(o) for o in weight], decay=decay, clip=clip, valid=valid, online=online, **{k: told(o) for k,o in kw.items() if k in ('warmup','amp','betas')})
+    more = dict(base=told(net), targets=targets, checkpointing=checkpointing) if folder else {}
+    learn = fit_method(model, how, n_iter, items, lr, seed=seed, folder=folder, settings=facts | more, cbs=cbs, progress=progress, **kw)
+    learn.opt, learn.ema.avg = None, []                                        # a student is not to carry its training about
+    return Straightened(model.eval(), schedules[0], schedules, learn.before, learn.after, torch.stack(learn.curve.losses).cpu().as_subclass(Tensor), facts, learn, net)
 
-def through(schedules, n_steps):
+def _through(schedules, n_steps):
     "A grid of about `n_steps` steps through the knots of all schedules"
     k = torch.cat([s.knots for s in schedules]).unique()
     k = k[torch.cat([torch.tensor([True]), k.diff()>1e-9])]
     return refine(Schedule(k, 'all knots'), max(n_steps, len(k)-1))
 
-def _named(o): return o if isinstance(o, (str, int, float, type(None))) else list(o) if isinstance(o, (tuple, list)) else getattr(o, '__name__', type(o).__name__)
-def _checked(net, schedules, n_iter, rank):
+_fits = ('warmup','accumulate','amp','save_every','betas','explode')
+def _checked(net, schedules, n_iter, rank, fit):
     "A list of schedules, when everything can be straightened for"
     if not isinstance(net, nn.Module): raise ValueError(f'net must be an nn.Module, got {type(net).__name__}; wrap a function in one')
     schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
@@ -391,6 +413,7 @@ def _checked(net, schedules, n_iter, rank):
     for s in schedules: step_weights(s)
     if n_iter < 1: raise ValueError(f'n_iter must be at least 1, got {n_iter}')
     if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
+    if bad := set(fit or {})-set(_fits): raise ValueError(f"fit takes {', '.join(_fits)}; {', '.join(sorted(bad))} is an argument of its own, or unknown")
     return schedules
 
 # %% ../nbs/09_straighten.ipynb #0dbe7494

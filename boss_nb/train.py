@@ -83,7 +83,7 @@ class EMA(Callback):
 # %% ../nbs/05_train.ipynb #3c3cb782
 class StopOnNaN(Callback):
     "Raise `FloatingPointError` when the training loss is NaN or infinite, or has exploded"
-    order = 60
+    order, name = 60, 'guard'
     def __init__(self,
         explode:float|None=None, # stop as well when the loss exceeds this many times the mean of the first ten steps
     ): self.explode, self.first = explode, []

@@ -1,5 +1,5 @@
 "A run for `test_loop.py` to kill, interrupt and spread over processes: loop_script.py FOLDER KEY=VALUE..."
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -19,7 +19,8 @@ if kw.get('rank'): net = add_lora(net, int(kw['rank']))
 class Slow(StraightenCallback):
     def before_batch(self):
         super().before_batch()
+        if world()[0]==1 and str(self.course.step)==kw.get('interrupt'): os.kill(os.getpid(), signal.SIGINT)
         print('step', self.course.step, flush=True); time.sleep(float(kw.get('sleep', 0)))
 learn = fit_method(net, Slow(uniform(2), states), int(kw.get('n_iter', 40)), 32, 1e-2, accumulate=int(kw.get('accumulate', 1)), folder=None if kw.get('plain') else folder/'run', save_every=5, progress=False)
 if world()[0]==0:
-    (folder/'result.json').write_text(json.dumps(dict(losses=torch.stack(learn.log.losses).tolist(), weights=[p.flatten().tolist() for p in learn.model.net.parameters()], world=world()[1], before=learn.before, after=learn.after)))
+    (folder/'result.json').write_text(json.dumps(dict(losses=torch.stack(learn.curve.losses).tolist(), weights=[p.flatten().tolist() for p in learn.model.net.parameters()], world=world()[1], before=learn.before, after=learn.after)))

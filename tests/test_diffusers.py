@@ -297,3 +297,10 @@ def test_terminal_plans_are_the_cheapest():
             s = terminal_schedule(cal, k, T)
             assert s.nfe==k and s.cost==pytest.approx(want) and abs(1-s.knots[-2]-T) < 1e-9
             set_schedule(Euler(shift=3., shift_terminal=T), s)
+
+def test_states_of_one_prompt_are_not_taken_for_anothers(tmp_path):
+    pipe = quiet(tiny_sd3())
+    a, b = (pipeline_velocity(pipe, **{k: o+i if o.is_floating_point() else o for k,o in tiny_embeds(pipe).items()}) for i in (0, 1))
+    go = lambda v: straighten_lora(v, uniform(2), v.noise(8), rank=2, n_iter=2, bs=4, n_steps=2, valid=1, folder=tmp_path/'run', progress=False)
+    go(a)
+    with pytest.raises(ValueError, match='buffers'): go(b)

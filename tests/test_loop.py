@@ -40,10 +40,11 @@ def test_stopped_and_continued(tmp_path, whole, sig):
     assert got['weights']==whole['weights'] and (got['before'], got['after'])==(whole['before'], whole['after'])
     assert got['losses']==whole['losses']
 
-def torchrun(folder, n, **kw):
+def torchrun(folder, n, fails=False, **kw):
     folder.mkdir(exist_ok=True)
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(port), script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
+    if fails: assert r.returncode!=0; return r.stderr
     assert r.returncode==0, r.stderr[-3000:]
     return json.loads((folder/'result.json').read_text())
 
@@ -71,3 +72,32 @@ def test_log_of_the_wrong_kind_is_told(tmp_path):
     net, z = MLP(2, 8, 1), noise(40, (2,))
     (tmp_path/'run').mkdir(); (tmp_path/'run/log.csv').write_text('not,a,log\nx,y,z\n')
     with pytest.raises(ValueError, match='log.csv'): straighten(net, uniform(2), z, n_iter=40, n_steps=4, bs=8, folder=tmp_path/'run', progress=False)
+
+def test_one_process_interrupted_stops_all_at_the_same_batch(tmp_path, whole):
+    assert 'KeyboardInterrupt' in torchrun(tmp_path, 2, True, interrupt=7)
+    assert load_state(tmp_path/'run/last.safetensors')[1]['done'] in (8, 9)
+    assert run(tmp_path)['losses']==pytest.approx(whole['losses'], rel=1e-4)      # begun by two, finished by one
+
+def test_nan_weights_are_not_saved(tmp_path):
+    from fastai.basics import Callback
+    net, z = MLP(2, 8, 1), noise(40, (2,))
+    class Spoil(Callback):
+        order = 89
+        def after_batch(self):
+            if self.course.step==3: next(self.model.parameters()).data.fill_(float('nan'))
+    with pytest.raises(FloatingPointError, match='not finite after step 4.*of step 2'):
+        straighten(net, uniform(2), z, n_iter=6, n_steps=4, bs=8, folder=tmp_path/'run', progress=False, fit=dict(save_every=2), cbs=Spoil())
+    assert load_state(tmp_path/'run/last.safetensors')[1]['done']==2
+
+def test_weights_by_cost_and_other_networks_resume(tmp_path):
+    torch.manual_seed(0); net, z = MLP(2, 8, 1), noise(40, (2,))
+    from fastai.basics import Callback
+    class Kill(Callback):
+        order = 99
+        def after_batch(self):
+            if self.course.step==4: raise RuntimeError('killed')
+    go = lambda **kw: straighten(net, uniform(3), z, n_iter=8, n_steps=6, bs=9, weight='cost', progress=False, fit=dict(save_every=2), **kw)
+    whole = go()
+    with pytest.raises(RuntimeError, match='^killed$'): go(folder=tmp_path/'run', cbs=Kill())
+    again = go(folder=tmp_path/'run')
+    assert all(torch.equal(p, q) for p,q in zip(whole.parameters(), again.parameters())) and not again.model.training
