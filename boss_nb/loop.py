@@ -101,6 +101,7 @@ class Objective(nn.Module):
         if l.ndim!=1: raise ValueError(f'{type(self.method).__name__}.loss must give one number per sample, got shape {tuple(l.shape)}')
         return l.float()
 
+# %% ../nbs/05b_loop.ipynb #023856d2
 class Method(Callback):
     "A way to train a velocity network: what is drawn for a batch, and the loss of it"
     name = 'method'               # `learn.method`, whatever a subclass is called
@@ -222,6 +223,7 @@ class Course(Callback):
         self.step, self.micro, _ = self.xb+self.yb
         self.opt.set_hyper('lr', self.rate(self.step))
 
+# %% ../nbs/05b_loop.ipynb #5f39fa79
 class Accumulate(Callback):
     "Step once per batch, after its last part"
     order, run_valid = 8, False
@@ -242,6 +244,7 @@ class Scaled(Callback):
         if self.bad==30: raise FloatingPointError(f"gradients overflow float16 at every scale, for 30 steps up to {self.course.step}: use amp='bf16'")
         if bad: self.opt.zero_grad(); raise CancelBatchException()      # and not CancelStep, after which averages would count it
 
+# %% ../nbs/05b_loop.ipynb #e051f2b6
 class Curve(Callback):
     "Loss of every step (and by interval), averaged over processes; written to `log.csv` in the run's folder"
     order, run_valid = 55, False
@@ -346,18 +349,20 @@ class Saver(Callback):
         if stop or (r.step+1)%self.every==0 or r.step+1==r.n_iter: self.write()
         if stop: self.asked = None; raise stop
 
-    @contextlib.contextmanager
-    def patient(self):
-        "Hold Ctrl-C and SIGTERM back until the batch is done and written"
-        if threading.current_thread() is not threading.main_thread(): yield; return
-        def ask(sig, frame):
-            again, self.asked = self.asked, KeyboardInterrupt() if sig==signal.SIGINT else SystemExit(128+sig)
-            if again: raise self.asked
-        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try: yield
-        finally:
-            for s,h in old.items(): signal.signal(s, h)
-        if self.asked: raise self.asked                       # it came after the last batch
+# %% ../nbs/05b_loop.ipynb #b1754a03
+@patch
+@contextlib.contextmanager
+def patient(self:Saver):
+    "Hold Ctrl-C and SIGTERM back until the batch is done and written"
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    def ask(sig, frame):
+        again, self.asked = self.asked, KeyboardInterrupt() if sig==signal.SIGINT else SystemExit(128+sig)
+        if again: raise self.asked
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try: yield
+    finally:
+        for s,h in old.items(): signal.signal(s, h)
+    if self.asked: raise self.asked                       # it came after the last batch
 
 # %% ../nbs/05b_loop.ipynb #c461528e
 class Spread(Callback):
@@ -398,6 +403,7 @@ def amp_dtype(
     if amp is not None and amp not in dtypes: raise ValueError(f"amp must be None, 'bf16' or 'fp16', got {amp!r}")
     return dtypes.get(amp)
 
+# %% ../nbs/05b_loop.ipynb #52f32717
 def held_out_loss(
     obj:Objective,    # network and loss
     items:Tensor,     # item numbers
@@ -470,6 +476,7 @@ def fit_method(
     if not math.isfinite(learn.after): raise FloatingPointError(f'held-out loss is {learn.after} after {n_iter} steps: lower the learning rate')
     return learn
 
+# %% ../nbs/05b_loop.ipynb #aac813fd
 def _fit(learn, progress):
     "Run the learner, or read what it would have made"
     obj, saver = learn.model, getattr(learn, 'saver', None)

@@ -34,6 +34,7 @@ def step_weights(
     if schedule.solver=='multistep': return [list(c) for c in schedule.coefs]
     raise ValueError(f"schedules must be for 'euler', 'ab2' or 'multistep' steps, one evaluation each; {schedule.name!r} is for {schedule.solver!r}")
 
+# %% ../nbs/09_straighten.ipynb #ba2961ba
 class StraightenCallback(Method):
     "Straighten between the knots of one or more schedules, on stored teacher states (BOSS, arXiv 2312.16414, section 3.2)"
     def __init__(self,
@@ -349,6 +350,25 @@ def checkpoint_gradients(
             if callable(getattr(m, name, None)): getattr(m, name)(); return
     raise ValueError(f'checkpointing=True needs a network with enable_gradient_checkpointing(), which {type(net).__name__} has not')
 
+# %% ../nbs/09_straighten.ipynb #04ab30ef
+def _through(schedules, n_steps):
+    "A grid of about `n_steps` steps through the knots of all schedules"
+    k = torch.cat([s.knots for s in schedules]).unique()
+    k = k[torch.cat([torch.tensor([True]), k.diff()>1e-9])]
+    return refine(Schedule(k, 'all knots'), max(n_steps, len(k)-1))
+
+_fits = ('warmup','accumulate','amp','save_every','betas','explode')
+def _checked(net, schedules, n_iter, rank, fit):
+    "A list of schedules, when everything can be straightened for"
+    if not isinstance(net, nn.Module): raise ValueError(f'net must be an nn.Module, got {type(net).__name__}; wrap a function in one')
+    schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
+    if not schedules: raise ValueError('schedules must hold at least one Schedule, got none')
+    for s in schedules: step_weights(s)
+    if n_iter < 1: raise ValueError(f'n_iter must be at least 1, got {n_iter}')
+    if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
+    if bad := set(fit or {})-set(_fits): raise ValueError(f"fit takes {', '.join(_fits)}; {', '.join(sorted(bad))} is an argument of its own, or unknown")
+    return schedules
+
 # %% ../nbs/09_straighten.ipynb #66f11f8a
 def straighten(
     net:nn.Module,            # the teacher, `net(x, t, **cond)`; left as it is. Give averaged (EMA) weights
@@ -397,24 +417,6 @@ def straighten(
     learn = fit_method(model, how, n_iter, items, lr, seed=seed, folder=folder, settings=facts | more, cbs=cbs, progress=progress, **kw)
     learn.opt, learn.ema.avg = None, []                                        # a student is not to carry its training about
     return Straightened(model.eval(), schedules[0], schedules, learn.before, learn.after, torch.stack(learn.curve.losses).cpu().as_subclass(Tensor), facts, learn, net)
-
-def _through(schedules, n_steps):
-    "A grid of about `n_steps` steps through the knots of all schedules"
-    k = torch.cat([s.knots for s in schedules]).unique()
-    k = k[torch.cat([torch.tensor([True]), k.diff()>1e-9])]
-    return refine(Schedule(k, 'all knots'), max(n_steps, len(k)-1))
-
-_fits = ('warmup','accumulate','amp','save_every','betas','explode')
-def _checked(net, schedules, n_iter, rank, fit):
-    "A list of schedules, when everything can be straightened for"
-    if not isinstance(net, nn.Module): raise ValueError(f'net must be an nn.Module, got {type(net).__name__}; wrap a function in one')
-    schedules = [schedules] if isinstance(schedules, Schedule) else list(schedules)
-    if not schedules: raise ValueError('schedules must hold at least one Schedule, got none')
-    for s in schedules: step_weights(s)
-    if n_iter < 1: raise ValueError(f'n_iter must be at least 1, got {n_iter}')
-    if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
-    if bad := set(fit or {})-set(_fits): raise ValueError(f"fit takes {', '.join(_fits)}; {', '.join(sorted(bad))} is an argument of its own, or unknown")
-    return schedules
 
 # %% ../nbs/09_straighten.ipynb #0dbe7494
 @torch.no_grad()
