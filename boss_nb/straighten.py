@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['step_weights', 'StraightenCallback', 'lora_targets', 'share_weights', 'add_lora', 'trainable', 'bytes_of',
            'Straightened', 'per_sample', 'OnlineStates', 'Watch', 'checkpoint_gradients', 'straighten', 'student_costs',
-           'replan']
+           'replan', 'knot_union', 'refine', 'snap', 'teacher_states']
 
 # %% ../nbs/09_straighten.ipynb #26da31a0
 import contextlib, math
@@ -23,6 +23,9 @@ from .sampling import *
 from .states import *
 from .train import *
 from .loop import *
+
+# %% ../nbs/09_straighten.ipynb #8ec99f8f
+_all_ = ['knot_union', 'refine', 'snap', 'teacher_states']   # they lived here, and are found here still
 
 # %% ../nbs/09_straighten.ipynb #dafb4323
 def step_weights(
