@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['default_device', 'device_of', 'noise', 'set_seed', 'seeded', 'price', 'CountNFE', 'unsq_to', 'unrounded',
-           'eval_velocity', 'cut', 'batches', 'out_of_memory', 'run_batches', 'can_show_progress', 'progress_bar',
-           'atomic_write', 'image_grid', 'show_images']
+           'eval_velocity', 'per_sample', 'cut', 'batches', 'out_of_memory', 'run_batches', 'can_show_progress',
+           'progress_bar', 'atomic_write', 'image_grid', 'show_images']
 
 # %% ../nbs/00_core.ipynb #75e17037
 import math, os, sys, tempfile, contextlib
@@ -114,14 +114,23 @@ def eval_velocity(
     if not torch.isfinite(u).all(): raise FloatingPointError(f'velocity is not finite (NaN or infinity) at t={float(t):.4g}')
     return u.to(x.dtype)
 
-# %% ../nbs/00_core.ipynb #c6bd0a16
+# %% ../nbs/00_core.ipynb #6699cfee
+def per_sample(
+    cond:dict, # keyword arguments of a velocity
+    n:int,     # samples there are: tensors of this length have a row for each
+)->tuple: # (those, the others, which are the same for all)
+    "Which conditions belong to samples"
+    own = {k:o for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==n}
+    return own, {k:o for k,o in cond.items() if k not in own}
+
 def cut(
     cond:dict, # keyword arguments of the velocity
     s:slice,   # samples wanted
     n:int,     # samples there are: tensors of this length are cut, everything else stays
 )->dict:
     "The conditions of some of the samples"
-    return {k: o[s] if isinstance(o, Tensor) and o.ndim and len(o)==n else o for k,o in cond.items()}
+    own = per_sample(cond, n)[0]
+    return {k: o[s] if k in own else o for k,o in cond.items()}
 
 def batches(
     n:int,                    # number of samples

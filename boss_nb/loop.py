@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastai.basics import *
 from fastai.callback.training import GradientClip
 from .core import *
-from .models import check_keys, fingerprint, load_state, save_state, state_digest
+from .models import check_keys, fingerprint, load_state, passing, save_state, state_digest
 from .train import *
 
 # %% ../nbs/05b_loop.ipynb #f2e0abd1
@@ -65,13 +65,13 @@ class Stream(DataLoader):
 
 # %% ../nbs/05b_loop.ipynb #33ed1bf6
 def told(o)->object: # JSON-able
-    "What an argument is, in a few words that differ when it differs: numbers and names as they are, tensors, networks and states by a digest"
+    "What an argument is, in a few words that differ when it differs: numbers and names as they are, tensors, networks and states by a digest; of a function only its name"
     if o is None or isinstance(o, (bool, int, float, str)): return o
     if isinstance(o, dict): return {str(k): told(v) for k,v in o.items()}
     if isinstance(o, Tensor): return state_digest({'':o})[:16]
     if hasattr(o, 'digest'): return o.digest
     if hasattr(o, 'knots') and hasattr(o, 'solver'): return [o.solver, *o.knots.tolist(), *([told(o.coefs)] if o.coefs else [])]
-    if isinstance(o, nn.Module): return fingerprint(o)[:16]+state_digest({k:b for k,b in o.named_buffers() if k not in o.state_dict()})[:8]   # prompts of a pipeline are such buffers
+    if isinstance(o, nn.Module): return fingerprint(o)[:16]+passing(o)[:8]
     if isinstance(o, (list, tuple)): return [told(v) for v in o]
     if isinstance(o, partial): return [told(o.func), told(o.args), told(o.keywords)]
     if callable(o) and hasattr(o, '__qualname__'): return o.__qualname__
@@ -132,16 +132,13 @@ class Method(Callback):
     def before_batch(self):
         i, m, idx = self.xb+self.yb
         c, idx = self.learn.course, torch.as_tensor(idx)
-        if self.training: torch.manual_seed(seed_of(c.seed, i, m, c.rank))        # dropout, and what callbacks of others draw
-        gen = torch.Generator().manual_seed(seed_of(c.seed, i, 1) if self.training else i)
-        ticket = (self.draw if self.training else self.held_out)(gen, idx)
-        if self.training: ticket = tuple(o[c.part(len(o), m)] for o in ticket)
+        torch.manual_seed(seed_of(c.seed, i, m, c.rank))                          # dropout, and what callbacks of others draw
+        gen = torch.Generator().manual_seed(seed_of(c.seed, i, 1))
+        ticket = tuple(o[c.part(len(o), m)] for o in self.draw(gen, idx))
         k = self.bins(*ticket)
-        to = partial(to_device, device=c.device)
-        try: self.learn.xb = tuple(to(o) for o in self.load(*ticket))
+        try: self.learn.xb = tuple(to_device(o, c.device) for o in self.load(*ticket))
         except MemoryError as e: raise MemoryError(str(e) or 'no memory for a batch') from e      # fastai wants words
         self.learn.yb = (torch.zeros(len(ticket[0]), dtype=torch.long) if k is None else k,)
-    def after_batch(self): self.learn.bins = self.yb[0] if self.yb else None
 
 def mean_loss(losses, bins): return losses.mean()
 
@@ -219,7 +216,6 @@ class Course(Callback):
         q, w = (i+1)/self.n_iter, self.warmup
         return self.lr*max(1e-4, q/w if q < w else (1+math.cos(math.pi*(q-w)/(1-w)))/2 if w < 1 else 1.)
     def before_batch(self):
-        if not self.training: return
         self.step, self.micro, _ = self.xb+self.yb
         self.opt.set_hyper('lr', self.rate(self.step))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['architectures', 'TimeEmbedding', 'MLP', 'Recomputing', 'Recomputable', 'ResBlock', 'Attention', 'UNet', 'n_params',
            'DigitClassifier', 'build_net', 'state_digest', 'state_header', 'save_net', 'buffer_names', 'save_state',
-           'steady', 'load_state', 'check_keys', 'fill_net', 'load_net', 'fingerprint']
+           'steady', 'load_state', 'check_keys', 'fill_net', 'load_net', 'fingerprint', 'passing']
 
 # %% ../nbs/03_models.ipynb #21159929
 import hashlib, importlib, json, math, os, time
@@ -333,3 +333,10 @@ def fingerprint(
     while isinstance(inner, Adapted): inner, pre = inner.f, pre+'f.'
     state = {k.removeprefix(pre).replace('.base_layer.','.'): o for k,o in net.state_dict().items() if not (mine and 'lora_' in k and '.default.' in k)}
     return state_digest(state, getattr(core, 'identity', ''))
+
+def passing(
+    net:nn.Module, # any network
+)->str: # 64 hexadecimal digits
+    "SHA-256 over buffers that are in no file, such as the prompts of a pipeline: no weights, and yet they decide what a velocity is"
+    saved = net.state_dict()
+    return state_digest({k:b for k,b in net.named_buffers() if k not in saved})

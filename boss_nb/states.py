@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from fastcore.basics import patch
 from . import __version__
 from .core import *
 from .bellman import Schedule
-from .models import fingerprint, load_state, save_state, state_digest
+from .models import fingerprint, load_state, passing, save_state, state_digest
 from .sampling import _start, as_knots, full_state
 
 # %% ../nbs/08b_states.ipynb #7a8b0d64
@@ -101,12 +102,15 @@ def teacher_states(
 
 # %% ../nbs/08b_states.ipynb #cda39a31
 def refine(
-    schedule:Schedule, # knots to keep
-    n_steps:int,       # about how many steps in all, at least as many as the schedule has
+    schedule,    # the `Schedule` whose knots to keep, or several
+    n_steps:int, # about how many steps in all, at least as many as a schedule has; knots of several may ask for more
 )->Tensor: # increasing times that contain the knots
-    "A grid that divides the intervals of a schedule into about equal steps"
-    if n_steps < schedule.steps: raise ValueError(f'n_steps must be at least the {schedule.steps} steps of the schedule, got {n_steps}')
-    k = schedule.knots
+    "A grid that divides the intervals of a schedule, or between the knots of several, into about equal steps"
+    many = [schedule] if isinstance(schedule, Schedule) else list(schedule)
+    for s in many:
+        if n_steps < s.steps: raise ValueError(f'n_steps must be at least the {s.steps} steps of the schedule, got {n_steps}')
+    k = torch.cat([s.knots for s in many]).unique()
+    k = k[torch.cat([torch.tensor([True]), k.diff()>1e-9])]
     parts = [torch.linspace(a, b, max(1, round(n_steps*(b-a)))+1, dtype=torch.float64)[:-1] for a,b in zip(k[:-1].tolist(), k[1:].tolist())]
     return torch.cat([*parts, k[-1:]])
 
@@ -158,18 +162,6 @@ class States:
     def __getitem__(self, idx):
         i = torch.arange(self.n)[idx.cpu() if isinstance(idx, Tensor) else idx]
         return self._read(i) if i.ndim else self._read(i[None])[0]
-    def index(self,
-        t:float, # a kept time
-    )->int:
-        "The number of a kept time"
-        off = (self.times-float(t)).abs(); i = int(off.argmin())
-        if not off[i] <= 1e-6: raise ValueError(f't must be one of the {len(self.times)} kept times, got {float(t):.6g}; the nearest is {self.times[i]:.6g}')
-        return i
-    def ends(self,
-        idx, # numbers of trajectories, shape `(b,)`
-    )->tuple: # (states at t=0, states at t=1), each shape `(b, *shape)`, float32
-        "Noise and what the teacher makes of it"
-        return self.pick(idx, self.index(0)), self.pick(idx, self.index(1))
     @property
     def digest(self):
         "Tells these states from others: the facts they were stored with, or their values"
@@ -178,6 +170,23 @@ class States:
     def __len__(self): return self.n
     def __reduce__(self): return (States.open, (self.path,)) if self.path else (States, (self.data, self.times, self.cond, self.manifest))   # another process maps it again
     def __repr__(self): return f"States({self.n} trajectories × {len(self.times)} times of shape {self.shape}, {str(self.dtype)[6:]}, {self.nbytes/1e6:.3g} MB {f'on disk in {self.path}' if self.path else 'in memory'})"
+
+# %% ../nbs/08b_states.ipynb #3dbb5620
+@patch
+def index(self:States,
+    t:float, # a kept time
+)->int:
+    "The number of a kept time"
+    off = (self.times-float(t)).abs(); i = int(off.argmin())
+    if not off[i] <= 1e-6: raise ValueError(f't must be one of the {len(self.times)} kept times, got {float(t):.6g}; the nearest is {self.times[i]:.6g}')
+    return i
+
+@patch
+def ends(self:States,
+    idx, # numbers of trajectories, shape `(b,)`
+)->tuple: # (states at t=0, states at t=1), each shape `(b, *shape)`, float32
+    "Noise and what the teacher makes of it"
+    return self.pick(idx, self.index(0)), self.pick(idx, self.index(1))
 
 # %% ../nbs/08b_states.ipynb #4940531c
 def _net(v):
@@ -190,8 +199,7 @@ def _who(v):
     return state_digest(v.state_dict(), getattr(v.get_base_model(), 'identity', '')) if hasattr(v, 'get_base_model') else fingerprint(v)
 def _passing(v):
     "A digest of buffers that are in no file: the prompts of a pipeline are no weights, and yet they decide"
-    v = _net(v)
-    return '' if v is None else state_digest({k:b for k,b in v.named_buffers() if k not in v.state_dict()})
+    return '' if (v := _net(v)) is None else passing(v)
 
 def _what(k, o):
     "A condition, in JSON"
@@ -288,7 +296,7 @@ def _resume(path, f, facts, cond):
     if (path/'manifest.json').exists(): m = _manifest(path); _same(path, m, facts)
     elif size: raise ValueError(f"{path/'states.bin'} has no manifest.json beside it: nobody knows what it holds; give another folder, or delete it")
     else:
-        own = {k:o for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==facts['n']}
+        own = per_sample(cond, facts['n'])[0]
         m = dict(kind=_kind, version=__version__, rows=0, per_trajectory=sorted(own), **facts)
         _enough_room(path, m['n']*_row(m))
         if own: save_state(path/'cond.safetensors', own, own)

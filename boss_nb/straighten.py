@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['step_weights', 'StraightenCallback', 'lora_targets', 'share_weights', 'add_lora', 'trainable', 'bytes_of',
-           'Straightened', 'per_sample', 'OnlineStates', 'Watch', 'checkpoint_gradients', 'straighten', 'student_costs',
-           'replan', 'knot_union', 'refine', 'snap', 'teacher_states']
+           'Straightened', 'OnlineStates', 'Watch', 'checkpoint_gradients', 'straighten', 'student_costs', 'replan',
+           'knot_union', 'refine', 'snap', 'teacher_states']
 
-# %% ../nbs/09_straighten.ipynb #26da31a0
-import contextlib, math
+# %% ../nbs/09_straighten.ipynb #1dd45eea
+import math
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from fastai.basics import *
 from .core import *
-from .models import fingerprint, n_params
 from .bellman import *
 from .sampling import *
 from .states import *
@@ -239,15 +238,7 @@ def show(self:Straightened,
     rows = [sample(v, noise, n_steps, **cond), sample(v, noise, s, **cond), sample(self, noise, s, **cond)]
     return show_images(torch.cat(rows), len(noise), f'teacher, {n_steps} steps; before, {s.nfe}; after, {s.nfe}')
 
-# %% ../nbs/09_straighten.ipynb #1a645511
-def per_sample(
-    cond:dict, # conditions of a velocity
-    n:int,     # samples
-)->tuple: # (those with a row per sample, the others)
-    "Tensors of length `n` belong to samples; everything else is the same for all, as in `sample`"
-    own = {k:o for k,o in cond.items() if isinstance(o, Tensor) and o.ndim and len(o)==n}
-    return own, {k:o for k,o in cond.items() if k not in own}
-
+# %% ../nbs/09_straighten.ipynb #9ea6b82e
 class _Cycle:
     "Rows that begin again after the last"
     def __init__(self, o): self.o, self.device = o, o.device
@@ -353,13 +344,7 @@ def checkpoint_gradients(
             if callable(getattr(m, name, None)): getattr(m, name)(); return
     raise ValueError(f'checkpointing=True needs a network with enable_gradient_checkpointing(), which {type(net).__name__} has not')
 
-# %% ../nbs/09_straighten.ipynb #04ab30ef
-def _through(schedules, n_steps):
-    "A grid of about `n_steps` steps through the knots of all schedules"
-    k = torch.cat([s.knots for s in schedules]).unique()
-    k = k[torch.cat([torch.tensor([True]), k.diff()>1e-9])]
-    return refine(Schedule(k, 'all knots'), max(n_steps, len(k)-1))
-
+# %% ../nbs/09_straighten.ipynb #bf4360b4
 _fits = ('warmup','accumulate','amp','save_every','betas','explode')
 def _checked(net, schedules, n_iter, rank, fit):
     "A list of schedules, when everything can be straightened for"
@@ -394,7 +379,7 @@ def straighten(
     store:str='float32',      # what states in `folder` are kept as: 'float32' or 'bfloat16'
     folder=None,              # keep states, checkpoints and log here, and go on from what is there (what code in `adapt(call=...)` does is not compared)
     batch_size:int|None=256,  # trajectories at a time in the teacher's pass, None for all
-    checkpointing:bool=False, # recompute activations in the backward pass: less memory, a third more time
+    checkpointing:bool=False, # recompute activations in the backward pass: less memory, one more forward pass
     seed:int=0,               # of everything random
     progress=True,            # progress bars
     fit:dict=None,            # more of `fit_method`: warmup, accumulate, amp, save_every, betas, explode
@@ -405,14 +390,14 @@ def straighten(
     **cond,                   # conditions of `net`, tensors of length n
 )->Straightened:
     "Straighten a network between the knots of one or more schedules; raises `ValueError` on bad input, `FloatingPointError` on NaN"
-    schedules, (rank_, world_) = _checked(net, schedules, n_iter, rank, fit), join_processes(device_of(net))
-    t = as_knots(grid) if grid is not None else as_knots(n_steps) if solver=='euler' or states is not None else _through(schedules, n_steps)
+    schedules, world = _checked(net, schedules, n_iter, rank, fit), join_processes(device_of(net))[1]
+    t = as_knots(grid) if grid is not None else as_knots(n_steps) if solver=='euler' or states is not None else refine(schedules, max(n_steps, *(s.steps for s in schedules)))
     states, fixed = _states_for(net, schedules, noise, t, solver, states, batch_size, folder, store, online, seed, progress, cond)
     how = StraightenCallback(schedules, states, loss, weight=weight, rollout=rollout, fixed=fixed)
     model = _student(net, rank, alpha, targets, seed, checkpointing)
     if getattr(states, 'online', False) and isinstance(valid, float): valid = 64
     kw, lr = dict(decay=decay, clip=clip, valid=valid) | (fit or {}), lr or (4e-3 if rank else 4e-4)
-    parts = kw.get('accumulate', 1)*world_                                     # items per step: a multiple of what a batch is cut into
+    parts = kw.get('accumulate', 1)*world                                      # items per step: a multiple of what a batch is cut into
     items = max(1, round(bs/how.cost/parts))*parts
     facts = dict(rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, n=how.n, n_steps=len(t)-1, solver=solver, seed=seed, rollout=rollout, loss=loss if isinstance(loss, str) else getattr(loss, '__name__', type(loss).__name__),
                  weight=weight if isinstance(weight, str) else [float(o) for o in weight], decay=decay, clip=clip, valid=valid, online=online, **{k: told(o) for k,o in kw.items() if k in ('warmup','amp','betas')})
