@@ -22,9 +22,9 @@ setup(
                  f"Intended Audience :: {cfg['audience']}", 'Natural Language :: ' + cfg['language']]
                 + [f'Programming Language :: Python :: 3.{o}' for o in range(minor, 15)],
     packages=find_packages(include=['boss_nb', 'boss_nb.*']), include_package_data=True,
-    package_data={'boss_nb': ['weights/*.safetensors', 'weights/*.json', 'py.typed']},
+    package_data={'boss_nb': ['weights/*.safetensors', 'weights/*.json', 'weights/*.npz', 'py.typed']},
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={o: shlex.split(cfg[f'{o}_requirements']) for o in ('diffusers', 'dev')},
+    extras_require={o: shlex.split(cfg[f'{o}_requirements']) for o in ('diffusers', 'fid', 'dev')},
     python_requires='>=' + cfg['min_python'],
     entry_points={'console_scripts': [o.strip() for o in cfg['console_scripts'].split('\n') if o.strip()],
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},

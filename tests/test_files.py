@@ -1,17 +1,19 @@
 "Files: what is written comes back exactly, what was spoilt is refused, and nothing in them is ever run"
-import errno, importlib, inspect, io, json, math, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
+import errno, hashlib, importlib, inspect, io, json, math, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-import boss_nb, boss_nb.checkpoint as ck, boss_nb.models as mo
+import boss_nb, boss_nb.train, boss_nb.checkpoint as ck, boss_nb.models as mo
 from boss_nb import cli
 from boss_nb.bellman import Calibration, Schedule, calibrate
 from boss_nb.checkpoint import Bundle, fingerprint, load_plan, load_student, save_plan, save_student
 from boss_nb.core import CountNFE, noise, price
 from boss_nb.data import image_folder
-from boss_nb.flows import adapt
+from boss_nb.evaluate import evaluate, image_batches
+from boss_nb.bench import Bench, sweep
+from boss_nb.extractors import read_weights
 from boss_nb.flows import adapt, guided
-from boss_nb.metrics import FeatureStats
+from boss_nb.metrics import FeatureStats, digit_stats, read_stats
 from boss_nb.models import MLP, UNet, architectures, build_net, load_net, load_state, save_net, save_state, state_digest
 from boss_nb.sampling import sample
 from boss_nb.schedules import uniform
@@ -66,11 +68,26 @@ def run_of(path):
         with pytest.raises(ValueError): go()
     go()
 
+def evaluation_of(path, ask=evaluate, files=('evaluation.json','part-*.npz')):
+    "An evaluation, or a table, of which one file is hostile"
+    d, net = path.parent/'evaluation', boss_nb.train.teacher()
+    go = lambda: ask(net, 1, digit_stats(), n=4, folder=d, progress=False)
+    for name in files:
+        shutil.rmtree(d, ignore_errors=True); go(); shutil.copy(path, next(d.glob(name)))
+        with pytest.raises(ValueError): go()
+    go()
+def table_of(path): evaluation_of(path, lambda net, k, *a, **kw: sweep({'a':net}, *a, steps=(k,), **kw), ('*.json',))
+
+def pictures_of(path):
+    d = path.parent/'pictures'; d.mkdir(exist_ok=True); shutil.copy(path, d/'x.png')
+    return [*image_batches(d)]
+
 loaders = {'models.load_net':load_net, 'loop.fit_method':run_of, 'models.load_state':load_state, 'checkpoint.load_plan':load_plan, 'checkpoint.load_student':lambda p: load_student(p, MLP(2)),
            'bellman.Calibration.load':Calibration.load, 'bellman.Schedule.load':Schedule.load, 'metrics.FeatureStats.load':FeatureStats.load,
+           'metrics.read_stats':lambda p: read_stats(p, 'edm'), 'evaluate.evaluate':evaluation_of, 'extractors.read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'evaluate.image_batches':pictures_of, 'bench.Bench.load':Bench.load, 'bench.sweep':table_of,
            'cli.load_model':lambda p: cli.load_model(str(p)), 'checkpoint.Bundle.from_pretrained':bundle_of, 'data.image_folder':picture}
 scripts = [lambda p: cli.boss_plan(model=p), lambda p: cli.boss_straighten(plan=p, out=p+'.out'), lambda p: cli.boss_straighten(model=p, out=p+'.out'), lambda p: cli.boss_sample(student=p, out=p+'.png'),
-           lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p)]
+           lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p), lambda p: cli.boss_evaluate(reference=p, convention='edm'), lambda p: cli.boss_evaluate(plan=p, nfe='2')]
 
 def rectified(): return pytest.importorskip('boss_nb.ncsnpp').load_rectified_flow
 
@@ -122,9 +139,9 @@ def public_readers():
                 if any(re.search('path|file|folder', a) for a in inspect.signature(f).parameters) and not re.search(r'(^|\.)(save|write)', n): yield f'{m.name}.{n}'
 
 def test_every_reader_is_among_them():
-    harmless = {'core.atomic_write', 'cli.check_writable', 'cli.tempfile_in', 'cli.demo_picture', 'models.check_keys', 'models.fill_net', 'models.steady', 'diffusers.comfy_sigmas'}   # write, or take the path for a message
+    harmless = {'core.atomic_write', 'cli.check_writable', 'cli.tempfile_in', 'cli.demo_picture', 'models.check_keys', 'models.fill_net', 'models.steady', 'diffusers.comfy_sigmas', 'extractors.fetch', 'extractors.inception_body'}   # write, or take the path for a message
     also = {'ncsnpp.load_rectified_flow', 'diffusers.lora_facts', 'diffusers.lora_schedules', 'diffusers.use_lora_schedule'}   # tested below
-    also |= {'states.States.open', 'states.store_states', 'straighten.straighten', 'cli.boss_straighten'}   # in test_states.py; and what reads for straighten is fit_method
+    also |= {'states.States.open', 'states.store_states', 'straighten.straighten', 'cli.boss_straighten', 'cli.boss_evaluate'}   # in test_states.py; what reads for straighten is fit_method, for boss_evaluate sweep
     found = set(public_readers())
     assert not (left := found-set(loaders)-also-harmless), f'give these hostile files too: {left}'
     assert set(loaders)-{'cli.load_model'} <= found

@@ -1,7 +1,7 @@
 "The console scripts as a user runs them: separate processes, files, exit codes"
 import contextlib, io, json, math, os, subprocess, sys
 from pathlib import Path
-import matplotlib.pyplot as plt, pytest, torch
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from safetensors.torch import save_file
 from boss_nb import cli
 from boss_nb.bellman import Schedule
@@ -12,7 +12,7 @@ from boss_nb.sampling import sample
 from boss_nb.schedules import uniform
 from boss_nb.straighten import straighten
 
-scripts = ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid')
+scripts = ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid','boss_evaluate')
 
 def run(name, *args, cwd=None):
     code = f'import sys; sys.argv[0]={name!r}; from boss_nb.cli import {name}; {name}()'
@@ -34,6 +34,7 @@ def bad(tmp_path_factory):
     (d/'plan.json').write_text('{"kind": "boss_nb.plan", "schedules": [{"knots": [0, 0.7, 0.3, 1]}]}')
     (d/'text.json').write_text('not json')
     (d/'file').write_text('')
+    np.savez(d/'foreign.npz', mu=np.zeros(4), sigma=np.eye(4))
     save_file({'samples': torch.ones(4,3,8,8)}, d/'rgb.safetensors', {'boss_nb': json.dumps(dict(kind='boss_nb.samples'))})
     return d
 
@@ -65,6 +66,14 @@ cases = [('boss_plan', ['--model','{d}/nothing.safetensors'], 'no such file'),
          ('boss_sample', ['--out','{d}/x.gif'], 'out must end in'),
          ('boss_fid', ['{d}/rgb.safetensors'], 'shape (1,8,8), got (3, 8, 8)'),
          ('boss_fid', ['{d}/nothing.npz'], 'no such file'),
+         ('boss_fid', ['digits','--resize','clean'], 'for --extractor inception'),
+         ('boss_fid', ['{d}/foreign.npz'], 'does not say how its images were resized'),
+         ('boss_fid', ['digits','--extractor','inception','--weights','{d}/cut.safetensors'], 'SHA-256'),
+         ('boss_evaluate', ['--nfe','0'], 'nfe must be at least 1'),
+         ('boss_evaluate', ['--n','1'], 'n must be at least 2'),
+         ('boss_evaluate', ['--reference','{d}/foreign.npz'], 'convention must be one of'),
+         ('boss_evaluate', ['--reference','{d}/foreign.npz','--convention','edm'], 'cannot be compared'),
+         ('boss_evaluate', ['--student','x','--plan','y'], 'brings its own schedules'),
          ('boss_demo', ['--out','{d}/file'], 'is not a folder')]
 
 @pytest.mark.parametrize('name,args,says', cases, ids=[f'{n}-{s[:20]}' for n,_,s in cases])

@@ -32,11 +32,11 @@ demo = json.loads(Path('demo/results.json').read_text())
 fd = {r['label']: r['fd_real'] for r in demo['rows']}
 assert fd['straightened (full)'] < fd['planned'] <= fd['uniform'], fd
 for f in ('digits.png','plan.json','adapter.safetensors'): assert (Path('demo')/f).stat().st_size > 0
-for s in ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid'):
+for s in ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid','boss_evaluate'):
     r = subprocess.run([Path(sys.executable).parent/s, '--help'], capture_output=True, text=True)
     assert r.returncode==0 and '--seed' in r.stdout and '--json' in r.stdout, (s, r.stderr)
 names = {str(f) for f in files('boss_nb')}
-for n in ('boss_nb/weights/digits_unet.safetensors','boss_nb/weights/digits_classifier.safetensors','boss_nb/py.typed'): assert n in names, n
+for n in ('boss_nb/weights/digits_stats.npz','boss_nb/weights/digits_unet.safetensors','boss_nb/weights/digits_classifier.safetensors','boss_nb/py.typed'): assert n in names, n
 assert any('LICENSE' in n for n in names)
 assert 'diffusers' in metadata('boss_nb').get_all('Provides-Extra')
 import boss_nb.diffusers                                                  # without the extra: it imports, and a call says what to do
@@ -44,6 +44,15 @@ assert 'diffusers' not in sys.modules
 try: boss_nb.diffusers.tiny_sd3()
 except ImportError as e: assert 'pip install boss_nb[diffusers]' in str(e), e
 else: raise AssertionError('diffusers was there without the extra')
+from boss_nb.evaluate import evaluate
+from boss_nb.metrics import digit_stats
+from boss_nb.train import teacher
+fd = {k: evaluate(teacher(), k, digit_stats(), n=200, progress=False) for k in (2,8)}   # the reference is in the wheel
+assert fd[8].value < fd[2].value and fd[8].name=='FD-200' and fd[8].protocol['nfe']==8, fd
+from boss_nb.extractors import inception_features
+try: inception_features('random')
+except ImportError as e: assert 'pip install boss_nb[fid]' in str(e), e
+else: raise AssertionError('torch-fidelity was there without the extra')
 from boss_nb.checkpoint import Bundle
 Bundle(student, base=None).save_pretrained('bundle')
 assert endpoint_error(Bundle.from_pretrained('bundle', base=net), z, plan, end)==endpoint_error(student, z, plan, end)

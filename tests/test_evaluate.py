@@ -1,0 +1,73 @@
+"Evaluations that are killed, continued and spread over processes, as real processes"
+import json, os, signal, socket, subprocess, sys, tracemalloc
+from pathlib import Path
+import numpy as np
+import pytest, torch
+from boss_nb.core import noise
+from boss_nb.evaluate import evaluate
+from boss_nb.metrics import Extractor, FeatureStats, digit_stats
+from boss_nb.train import teacher
+
+script = str(Path(__file__).with_name('evaluate_script.py'))
+env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')
+
+def run(folder, n=1, **kw):
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    many = ['-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(port)] if n > 1 else []
+    r = subprocess.run([sys.executable, *many, script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
+    assert r.returncode==0, r.stderr[-20000:]
+    return json.loads((folder/'result.json').read_text()), dict(np.load(folder/'result.npz'))
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'), plain=1)
+
+def same(got, want):
+    assert got[0]['value']==pytest.approx(want[0]['value'], rel=1e-9) and got[0]['protocol']==want[0]['protocol']
+    for k in ('mu','sigma'): assert np.abs(got[1][k]-want[1][k]).max() < 1e-10
+    assert (got[1]['features']==want[1]['features']).all() and (got[1]['images']==want[1]['images']).all()
+
+def test_two_processes_are_one(tmp_path, whole):
+    two = run(tmp_path, 2)
+    assert (whole[0]['world'], two[0]['world'])==(1, 2) and two[0]['made']==230
+    same(two, whole)
+
+@pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_force_and_continued_by_two(tmp_path, whole, sig):
+    p = subprocess.Popen([sys.executable, '-u', script, str(tmp_path), 'sleep=.05', 'often=1'], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True); k = 0
+    for l in p.stdout:
+        k += l.startswith('batch')
+        if k==4: p.send_signal(sig); break
+    p.communicate(timeout=120); assert p.returncode!=0
+    got = run(tmp_path, 2)
+    assert 30 <= got[0]['made'] <= 230-2*40                     # what was written is not made again
+    same(got, whole)
+
+def test_one_process_that_fails_loses_only_its_own(tmp_path):
+    folder = tmp_path; folder.mkdir(exist_ok=True)
+    with pytest.raises(AssertionError, match='told to fail'): run(folder, 2, fail=1)
+    got = run(folder)
+    assert got[0]['protocol']['n']==230 and got[1]['features'].shape==(230,64)
+
+def test_memory_does_not_depend_on_n():
+    pix, ref = Extractor(lambda x: x.flatten(1)[:,:8], 'eight'), FeatureStats(8, dict(extractor='eight')).update(torch.randn(20,8))
+    def peak(n):
+        tracemalloc.start(); evaluate(lambda x,t: -x, 1, ref, n=n, extractor=pix, shape=(1,8,8), batch_size=50, images=0, progress=False); m = tracemalloc.get_traced_memory()[1]; tracemalloc.stop(); return m
+    peak(100); a, b = peak(200), peak(5000)
+    assert b < a+50_000                                          # Python objects; tensors are freed batch by batch
+
+def test_broken_folders(tmp_path):
+    kw = dict(reference=digit_stats(), n=60, batch_size=30, folder=tmp_path/'run'); v = teacher(); evaluate(v, 2, **kw)
+    part = next((tmp_path/'run').glob('part-*.npz')); whole = part.read_bytes()
+    part.write_bytes(whole[:500])
+    with pytest.raises(ValueError, match='is broken'): evaluate(v, 2, **kw)
+    part.write_bytes(whole); part.with_name('part-copy.npz').write_bytes(whole)
+    with pytest.raises(ValueError, match='counted twice'): evaluate(v, 2, **kw)
+    part.with_name('part-copy.npz').unlink(); assert evaluate(v, 2, **kw).made==0
+    (tmp_path/'run/evaluation.json').write_text('{')
+    with pytest.raises(ValueError, match='evaluation.json is broken'): evaluate(v, 2, **kw)
+
+def test_noise_belongs_to_the_sample():
+    seen = []
+    evaluate(lambda x,t: seen.append(x) or 0*x, 1, digit_stats(), n=50, batch_size=17, seed=5, shape=(1,8,8))
+    assert torch.equal(torch.cat(seen), noise(50, (1,8,8), 5))

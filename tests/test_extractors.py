@@ -1,0 +1,279 @@
+"Extractors: the peers' numbers from the same bytes, files that cannot be trusted, and nothing that depends on the batch or on global settings"
+import hashlib, http.server, io, os, threading, warnings
+from pathlib import Path
+from unittest import mock
+import numpy as np, pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from boss_nb import extractors as ex
+from boss_nb.core import noise
+from boss_nb.extractors import dinov2_features, extractor, fetch, inception_body, inception_features, inception_file, net_features, random_inception, read_weights, resize_images
+from boss_nb.metrics import Extractor, FeatureStats, feature_stats, features, frechet
+
+tfi = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
+SIZES = [(32,32,299,299), (8,8,299,299), (1,9,40,30), (9,1,7,30), (299,299,299,299), (512,400,299,299), (37,61,20,90), (7,5,13,2), (256,257,224,224)]
+sha = lambda b: hashlib.sha256(b if isinstance(b, bytes) else Path(b).read_bytes()).hexdigest()
+
+def images(n=4, h=32, w=32, seed=0):
+    "Smooth random pictures, so that features differ between them"
+    g = torch.Generator().manual_seed(seed)
+    return (F.interpolate(torch.rand(n,3,5,5, generator=g), (h,w), mode='bicubic').clamp(0,1)*255).round().to(torch.uint8)
+
+@pytest.fixture(scope='module')
+def state(): return random_inception()
+@pytest.fixture(scope='module')
+def eyes(): return {k: inception_features('random', k) for k in ex.conventions}
+@pytest.fixture(scope='module')
+def peer(state):
+    with mock.patch.object(tfi, 'load_state_dict_from_url', lambda *a,**k: state): return tfi.FeatureExtractorInceptionV3('inception', ['2048'])
+
+# ---- resize
+
+@pytest.mark.parametrize('h,w,H,W', SIZES)
+def test_tf1_is_torch_fidelitys(h, w, H, W):
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as theirs
+    x = torch.rand(2,3,h,w)*255
+    assert torch.equal(resize_images(x, (H,W), 'tf1'), theirs(x, (H,W), align_corners=False))
+
+@pytest.mark.parametrize('h,w,H,W', SIZES)
+def test_clean_and_torch_are_clean_fids(h, w, H, W):
+    from cleanfid.resize import make_resizer
+    x = torch.rand(2,3,h,w)*255
+    for how,(library,kind),eps in (('clean',('PIL','bicubic'),1e-4), ('torch',('PyTorch','bilinear'),1e-3)):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            r = make_resizer(library, False, kind, (W,H) if library=='PIL' else (H,W))
+            want = np.stack([r(o.permute(1,2,0).numpy()) for o in x]).transpose(0,3,1,2)
+        assert np.abs(resize_images(x, (H,W), how).numpy()-want).max() < eps
+
+@pytest.mark.parametrize('how', ['tf1','torch','clean'])
+def test_resize_takes_bytes_and_halves_and_does_not_care_about_strides(how):
+    x = images(2, 20, 31); want = resize_images(x, 50, how)
+    assert torch.equal(resize_images(x.float(), 50, how), want) and torch.equal(resize_images(x.bfloat16(), 50, how), want)
+    odd = x.float().permute(0,2,3,1).contiguous().permute(0,3,1,2)
+    torch.testing.assert_close(resize_images(odd, 50, how), want, atol=1e-3, rtol=0)
+    torch.testing.assert_close(resize_images(x[...,::2], 50, how), resize_images(x[...,::2].clone(), 50, how), atol=1e-3, rtol=0)
+    with torch.autocast('cpu', dtype=torch.bfloat16): torch.testing.assert_close(resize_images(x, 50, how), want, atol=1e-3, rtol=0)
+
+# ---- Inception against its three libraries
+
+@pytest.mark.parametrize('h,w', [(32,32), (64,48), (320,300)])
+def test_tf1_features_are_torch_fidelitys(eyes, peer, h, w):
+    x = images(3, h, w)
+    with torch.no_grad(): want = peer(x)[0]
+    got = eyes['tf1'](x)
+    assert got.dtype==torch.float32 and got.shape==(3,2048)
+    assert (got-want).abs().max() < 1e-3*want.std(0).mean()
+
+@pytest.mark.parametrize('h,w', [(32,32), (320,300)])
+def test_torch_features_are_pytorch_fids(eyes, state, h, w):
+    import pytorch_fid.inception as pfi
+    with mock.patch.object(pfi, 'load_state_dict_from_url', lambda *a,**k: state), warnings.catch_warnings():
+        warnings.simplefilter('ignore'); net = pfi.InceptionV3().eval()
+    x = images(2, h, w)
+    with torch.no_grad(): want = net(x/255)[0].flatten(1)
+    assert (eyes['torch'](x)-want).abs().max() < 1e-3*want.std(0).mean()
+
+def test_clean_features_are_clean_fids(eyes, state, tmp_path):
+    "clean-fid's own resizer and wrapper around a TorchScript file of the same body"
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+    class Base(nn.Module):
+        def __init__(self, layers): super().__init__(); self.layers = layers
+        def forward(self, x): return self.layers(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        layers = torch.jit.trace(inception_body(state).eval(), torch.zeros(1,3,299,299))
+        torch.jit.save(torch.jit.script(Base(layers)), tmp_path/'inception-2015-12-05.pt')
+        net, x, r = InceptionV3W(str(tmp_path), download=False), images(2, 50, 40), build_resizer('clean')
+        with torch.no_grad(): want = net(torch.tensor(np.stack([r(o.permute(1,2,0).numpy()) for o in x])).permute(0,3,1,2))
+    assert (eyes['clean'](x)-want).abs().max() < 1e-3*want.std(0).mean()
+
+def test_conventions_do_not_mix(eyes):
+    x = images(3); a, b = (feature_stats(x, eyes[k]) for k in ('tf1','clean'))
+    with pytest.raises(ValueError, match='clean'): frechet(a, b)
+    with pytest.raises(ValueError): a.merge(b)
+
+def test_a_statistics_file_of_ours_goes_with_the_eye_that_made_it(eyes, tmp_path):
+    st = feature_stats(images(3), eyes['tf1']); back = FeatureStats.load(st.save(tmp_path/'s.npz'))
+    assert back.meta.items() >= st.meta.items() and back.n==3
+    assert frechet(feature_stats(images(3), eyes['tf1']), back, 'fast') < 1e-6*np.trace(st.sigma)
+    with pytest.raises(ValueError, match='torch'): frechet(feature_stats(images(3), eyes['torch']), back)
+
+# ---- what goes in
+
+def test_every_way_to_write_the_same_images(eyes):
+    x8 = images(2); e = eyes['tf1']; x = x8/127.5-1; ref = e(x8)
+    for o in (x, x.double(), x.half(), x+.3/127.5): assert torch.equal(e(o), ref)
+    assert torch.equal(e(x.bfloat16()), e(x.bfloat16().float()))
+    assert torch.equal(e(x8.permute(0,2,3,1).contiguous().permute(0,3,1,2)), ref)
+    g = x8[:,:1]; assert torch.equal(e(g), e(g.expand(-1,3,-1,-1))) and torch.isfinite(e(torch.zeros(1,1,8,8))).all()
+
+def test_features_do_not_depend_on_the_batch_or_on_memory(eyes):
+    x = images(5); e = eyes['tf1']; ref = e(x); scale = ref.abs().max()
+    assert (torch.cat([e(o[None]) for o in x])-ref).abs().max() < 1e-5*scale
+    small = inception_features('random', batch_size=2)
+    assert (small(x)-ref).abs().max() < 1e-5*scale and (features(x, e, batch_size=3)-ref).abs().max() < 1e-5*scale
+    inner, seen = e.net.net, []
+    class Tight(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            if len(x) > 2: raise RuntimeError('DefaultCPUAllocator: not enough memory')
+            return inner(x)
+    with mock.patch.dict(e.net._modules, net=Tight()): got = e(x)
+    assert seen[0]==5 and max(seen[1:])<=2 and (got-ref).abs().max() < 1e-5*scale
+
+def test_global_settings_change_nothing_and_are_left_alone(eyes):
+    x = images(2); e = eyes['tf1']; ref = e(x); torch.manual_seed(1); before = torch.get_rng_state()
+    old = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision('medium')
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert torch.equal(e(x), ref) and torch.is_autocast_enabled('cpu')
+        assert torch.get_float32_matmul_precision()=='medium'
+        with pytest.raises(ValueError), ex.full_float32(torch.device('cpu')): raise ValueError
+        assert torch.get_float32_matmul_precision()=='medium'
+    finally: torch.set_float32_matmul_precision(old)
+    random_inception(); assert torch.equal(torch.get_rng_state(), before)
+    assert not any(p.requires_grad for p in e.net.parameters()) and not e.net.training
+    e.net.train(); assert torch.equal(e(x), ref)
+
+@pytest.mark.parametrize('bad,err,say', [
+    (lambda x: x.float()/127.5*np.nan, FloatingPointError, 'NaN'), (lambda x: x.float(), ValueError, '0 to 255'), (lambda x: x.long(), ValueError, 'int64'),
+    (lambda x: x>9, ValueError, 'bool'), (lambda x: x[:,:2], ValueError, '1 or 3 channels'), (lambda x: torch.cat([x,x[:,:1]],1), ValueError, '1 or 3 channels'),
+    (lambda x: x[0], ValueError, r'\(b,c,h,w\)'), (lambda x: x[:0], ValueError, 'at least 1'), (lambda x: x.numpy(), ValueError, 'tensor')])
+def test_what_is_refused(eyes, bad, err, say):
+    with pytest.raises(err, match=say): eyes['tf1'](bad(images(2)))
+
+def test_mixed_resolutions_are_refused(eyes):
+    with pytest.raises(ValueError, match='one shape'): feature_stats([images(2), images(2, 16, 16)], eyes['tf1'])
+
+# ---- files
+
+class Bomb:
+    def __init__(self, canary): self.canary = str(canary)
+    def __reduce__(self): return os.system, (f'touch {self.canary}',)
+
+@pytest.mark.parametrize('legacy', [True, False])
+def test_own_weights_need_their_hash(tmp_path, state, eyes, legacy):
+    "Also as old files are: no batch counters, not a zip, in half precision"
+    from collections import OrderedDict
+    s = OrderedDict((k,o.half() if legacy else o) for k,o in state.items() if not (legacy and k.endswith('num_batches_tracked')))
+    s._metadata = OrderedDict({'': {'version':1}})
+    torch.save(s, f := tmp_path/'own.pth', _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError) as e: inception_features(f)
+    assert sha(f) in str(e.value) and ex.inception_sha256 in str(e.value)
+    own = inception_features(f, sha256=sha(f).upper()); x = images(2)
+    assert own.name==f'inception-{sha(f)[:8]}' and own.meta['resize']=='tf1'
+    assert (own(x)-eyes['tf1'](x)).abs().max() < (1e-2 if legacy else 1e-6)*eyes['tf1'](x).abs().max()
+    with mock.patch.dict(os.environ, BOSS_INCEPTION=str(f)): assert inception_features(sha256=sha(f)).name==own.name
+
+def test_hostile_and_foreign_files_run_nothing(tmp_path, state):
+    canary = tmp_path/'canary'
+    for i,o in enumerate((dict(a=Bomb(canary)), Bomb(canary), [torch.ones(2)], dict(a=3), dict(a=torch.ones(2)), state|{'fc.bias':torch.ones(3)}, state|{'more':torch.ones(1)})):
+        torch.save(o, f := tmp_path/f'{i}.pth')
+        with pytest.raises(ValueError, match='was not opened'): inception_features(f)
+        with pytest.raises(ValueError, match='not a file of tensors|missing keys|unexpected keys|has shape'): inception_features(f, sha256=sha(f))
+    f.write_bytes(f.read_bytes()[:1000])
+    with pytest.raises(ValueError, match='not a file of tensors'): read_weights(f, sha(f))
+    assert not canary.exists()
+
+@pytest.fixture
+def server():
+    "A server that sends what it should, stops in the middle, sends a page, or says no"
+    body = os.urandom(3<<20)
+    class H(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path=='/none': return self.send_error(404)
+            send = dict(zip(('/good','/cut','/page'), (body, body[:1<<20], b'<html>please log in</html>')))[self.path]
+            self.send_response(200); self.send_header('Content-Length', str(len(send) if self.path=='/page' else len(body))); self.end_headers()
+            self.wfile.write(send)
+        def log_message(self, *a): pass
+    s = http.server.ThreadingHTTPServer(('127.0.0.1',0), H); threading.Thread(target=s.serve_forever, daemon=True).start()
+    with mock.patch.dict(os.environ, no_proxy='127.0.0.1', NO_PROXY='127.0.0.1'): yield f'http://127.0.0.1:{s.server_port}', body
+    s.shutdown(); s.server_close()
+
+def test_downloads_are_whole_or_not_there(server, tmp_path):
+    url, body = server; d = tmp_path/'cache'
+    for bad in ('/cut','/page'):
+        with pytest.raises((ValueError, OSError)): fetch(url+bad, d/'w.pth', sha(body))
+    with pytest.raises(OSError): fetch(url+'/none', d/'w.pth', sha(body))
+    assert list(d.iterdir())==[]
+    assert fetch(url+'/good', d/'w.pth', sha(body)).read_bytes()==body and [o.name for o in d.iterdir()]==['w.pth']
+
+def test_the_standard_file_is_downloaded_once_and_kept(server, tmp_path):
+    url, body = server
+    with mock.patch.dict(os.environ, TORCH_HOME=str(tmp_path)), mock.patch.object(ex, 'inception_sha256', sha(body)):
+        os.environ.pop('BOSS_INCEPTION', None)
+        for bad in ('/cut','/page','/none'):
+            with pytest.raises(OSError) as e: inception_file(url=url+bad)
+            for word in (sha(body), '95,628,359', 'BOSS_INCEPTION', str(tmp_path), url+bad, 'digit_features()'): assert word in str(e.value)
+        f = inception_file(url=url+'/good'); assert f.read_bytes()==body and f.parent==tmp_path/'hub/checkpoints'
+        assert inception_file(url=url+'/none')==f
+
+def test_no_network_says_what_to_do(tmp_path):
+    with mock.patch.dict(os.environ, TORCH_HOME=str(tmp_path)), mock.patch('urllib.request.urlopen', side_effect=OSError('no route')):
+        os.environ.pop('BOSS_INCEPTION', None)
+        with pytest.raises(OSError, match='no route.*digit_features'): extractor('inception')
+    assert not [o for o in tmp_path.rglob('*') if o.is_file()]
+
+# ---- DINOv2 and others
+
+@pytest.fixture(scope='module')
+def dino(tmp_path_factory):
+    tr = pytest.importorskip('transformers'); d = tmp_path_factory.mktemp('dino')
+    torch.manual_seed(0)
+    m = tr.Dinov2Model(tr.Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=70, patch_size=14)).eval()
+    for p in m.parameters(): p.data.normal_(0, .3)
+    m.save_pretrained(d); return m, d
+
+def test_dinov2_is_transformers(dino):
+    m, d = dino; e = dinov2_features(d, size=70); x = images(4, 90, 60)
+    mean, std = torch.tensor([.485,.456,.406]).view(3,1,1), torch.tensor([.229,.224,.225]).view(3,1,1)
+    from cleanfid.resize import make_resizer
+    r = make_resizer('PIL', False, 'bicubic', (70,70))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        want = m(pixel_values=(torch.tensor(np.stack([r(o.permute(1,2,0).numpy()) for o in x])).permute(0,3,1,2)/255-mean)/std).last_hidden_state[:,0]
+    assert e(x).shape==(4,48) and (e(x)-want).abs().max() < 1e-3*want.std(0).mean()
+    assert e.meta['resize']=='clean 70' and e.name==f"dinov2-48-{sha(d/'model.safetensors')[:8]}"
+
+def test_dinov2_shrinks_its_table_as_its_authors_do(dino):
+    "42 pixels are 3×3 patches of a 5×5 table"
+    m, d = dino; e = dinov2_features(d, size=42); x = images(3)
+    p = m.embeddings.position_embeddings.detach()
+    g = F.interpolate(p[:,1:].reshape(1,5,5,48).permute(0,3,1,2), scale_factor=(3.1/5,3.1/5), mode='bicubic')
+    table = torch.cat([p[:,:1], g.permute(0,2,3,1).reshape(1,9,48)], 1)
+    with torch.no_grad(), mock.patch.object(type(m.embeddings), 'interpolate_pos_encoding', lambda *a: table): want = m(pixel_values=e.net.see(x)).pooler_output
+    with torch.no_grad(): plain = m(pixel_values=e.net.see(x)).pooler_output
+    assert (e(x)-want).abs().max() < 1e-4 < (plain-want).abs().max()
+
+def test_dinov2_refuses_pickles_and_halves(dino, tmp_path):
+    m, d = dino
+    import shutil, transformers
+    from safetensors.torch import load_file, save_file
+    pick = tmp_path/'pickle'; pick.mkdir(); shutil.copy(d/'config.json', pick); torch.save(dict(a=Bomb(tmp_path/'canary')), pick/'pytorch_model.bin')
+    with pytest.raises(OSError, match='no safetensors'): dinov2_features(pick)
+    half = tmp_path/'half'; half.mkdir(); shutil.copy(d/'config.json', half)
+    s = load_file(d/'model.safetensors'); save_file({k:o for k,o in s.items() if 'layernorm' not in k}, half/'model.safetensors', dict(format='pt'))
+    with pytest.raises(ValueError, match='2 tensors are missing, layernorm'): dinov2_features(half)
+    (half/'model.safetensors').write_bytes(b'nonsense')
+    with pytest.raises(ValueError, match='does not hold a DINOv2'): dinov2_features(half)
+    assert not (tmp_path/'canary').exists()
+    on = transformers.logging.is_progress_bar_enabled(); dinov2_features(d, size=70); assert transformers.logging.is_progress_bar_enabled()==on
+
+def test_names_tell_weights_and_normalisation_apart():
+    def net(seed): torch.manual_seed(seed); return nn.Sequential(nn.Conv2d(3,8,3,4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    a, b, c = net_features(net(0), 'small', 32), net_features(net(1), 'small', 32), net_features(net(0), 'small', 32, mean=128., std=128.)
+    assert len({a.name, b.name, c.name})==3 and a.name==net_features(net(0), 'small', 32).name and a.meta['resize']=='clean 32'
+    x = images(6); sa = feature_stats(x, a)
+    for o in (b, c, net_features(net(0), 'small', 32, 'tf1'), Extractor(net(0), 'small')):
+        with pytest.raises(ValueError): frechet(sa, feature_stats(x/127.5-1, o))
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_a_gpu_sees_the_same(eyes):
+    x = images(4); e = inception_features('random', device='cuda'); ref = eyes['tf1'](x)
+    for how in ex.conventions: torch.testing.assert_close(resize_images(x.cuda(), 299, how).cpu(), resize_images(x, 299, how), atol=1e-3, rtol=0)
+    old = torch.backends.cudnn.allow_tf32
+    with torch.autocast('cuda', dtype=torch.bfloat16): got = e(x.cuda())
+    assert got.dtype==torch.float32 and (got.cpu()-ref).abs().max() < 1e-3*ref.std(0).mean() and torch.backends.cudnn.allow_tf32==old
