@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Entry', 'Bench', 'bench', 'grid', 'sweep']
 
-# %% ../nbs/13_bench.ipynb #2730e385
-import hashlib, json, math, time
-from dataclasses import dataclass, field
+# %% ../nbs/13_bench.ipynb #8cd80cd5
+import hashlib, inspect, json, math, shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from .core import *
 from .evaluate import *
 from .evaluate import _reference, _velocity_facts
-from .states import _who
 from .loop import world
 from .sampling import *
 from .metrics import *
@@ -142,19 +141,21 @@ def grid(
         if s=='uniform': return k
         if isinstance(s, (list,tuple)): s = {o.steps: o for o in s}
         return s.get(k) if isinstance(s, dict) else s(k)
+    steps, solvers = [steps] if isinstance(steps, int) else steps, [solvers] if isinstance(solvers, str) or solvers is None else solvers
     if not models: raise ValueError('models must hold at least one')
     out = [Entry(label, v, s, solver, dict(cond), name) for label,v in models.items() for name,kind in (schedules or {'uniform':'uniform'}).items() for solver in solvers for k in steps if (s := knots(kind, k)) is not None]
     if not out: raise ValueError('no schedule has any of the numbers of steps asked for')
     return out
-
-def _told(o): return (_who(o) or getattr(o, '__qualname__', repr(o))) if callable(o) else repr(o)
 
 def _key(facts):
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 def _cached(path):
     "A finished row, None when there is none"
-    try: d = json.loads(path.read_text(encoding='utf-8')); return d['row'] if d['kind']=='boss_nb.row' else None
+    try:
+        d = json.loads(path.read_text(encoding='utf-8'))['row']
+        if not all(k in d for k in ('value','nfe','protocol','knots','solver')): raise KeyError('value')
+        return d
     except FileNotFoundError: return None
     except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is broken ({e}): delete it, the row is then measured again') from None
 
@@ -178,31 +179,39 @@ def sweep(
     folder=None,             # finished rows are kept here and not measured again; velocities without weights to fingerprint are measured each time
     progress=True,           # show a progress bar over rows
     cond:dict=None,          # conditions of all velocities
-    **kw,                    # more arguments of `evaluate`: shape, batch_size, amp, decode, method, name
+    **kw,                    # more arguments of `evaluate`: shape, batch_size, amp, decode, method, name; and conditions
 )->Bench:
     "Quality against NFE: every model, schedule and solver at every number of steps, one table and one figure"
     if repeats < 1: raise ValueError(f'repeats must be at least 1, got {repeats}')
-    entries = list(models) if isinstance(models, (list,tuple)) else grid(models, steps, schedules, solvers, **(cond or {}))
+    own = set(inspect.signature(evaluate).parameters)-{'v','schedule','reference','n','folder','seed','extractor','solver','identity','cond'}
+    cond = (cond or {}) | {k: kw.pop(k) for k in [*kw] if k not in own}                      # conditions, as `evaluate` takes them
+    entries = list(models) if isinstance(models, (list,tuple)) else grid(models, steps, schedules, solvers, **cond)
+    if not entries: raise ValueError('models must hold at least one')
+    if isinstance(models, (list,tuple)): entries = [replace(e, cond=cond | e.cond) for e in entries]
     reference, extractor, kw['name'] = _reference(reference, extractor, kw.get('name',''))
     facts = [_velocity_facts(e.v, e.knots, e.solver, seed, e.cond) for e in entries]
     names = [(e.label, e.kind, str(f['knots']), f['solver']) for e,f in zip(entries, facts)]
     if len(set(names))!=len(names): raise ValueError(f'entries must differ in label, schedule or solver, got {next(o for o in names if names.count(o)>1)[0]!r} twice')
-    folder, rows, protocol, done, seen = folder and Path(folder), [], None, 0, {}
-    common = dict(n=n, repeats=repeats, extractor=extractor.meta, reference=hashlib.sha256(reference.mu.tobytes()+reference.sigma.tobytes()).hexdigest(), kw={k: _told(o) for k,o in kw.items() if k not in ('batch_size','progress','images')})
+    folder, rows, done, seen, protocols = folder and Path(folder), [], 0, {}, []
+    common, known = _common(n, repeats, extractor, reference, kw)
     for e,f in zip(progress_bar(entries, progress), facts):
-        key = _key(f | common) if f['fingerprint'] else None
-        row = seen.get(key) or (_cached(folder/f'{key}.json') if folder and key else None)
+        key = _key(f | common) if f['fingerprint'] and known else None
+        row = seen.get((id(e.v), key)) or (_cached(folder/f'{key}.json') if folder and key else None)
         if row is None:
             row, r = _measured(e, reference, extractor, n, repeats, seed, folder if key else None, key, dict(progress=progress, images=0) | kw); done += 1
             row['protocol'] = {k:o for k,o in r.protocol.items() if k not in ('nfe','solver','schedule','knots','velocity')} | dict(metric=r.name, repeats=repeats)
             if folder and key and world()[0]==0: _keep(folder, key, row, repeats)
-        if key: seen[key] = row                                                    # two names may stand for the same knots
-        protocol = row['protocol']; rows.append({k:o for k,o in row.items() if k!='protocol'} | dict(label=e.label, schedule=e.kind))
-    return Bench(rows, protocol | dict(measured_now=done))
+        if key: seen[id(e.v), key] = row                                           # two names may stand for the same knots
+        protocols.append(row['protocol']); rows.append({k:o for k,o in row.items() if k!='protocol'} | dict(label=e.label, schedule=e.kind))
+    same = {k: o if all(p.get(k)==o for p in protocols) else 'differs between rows' for k,o in protocols[0].items()}
+    return Bench(rows, same | dict(measured_now=done))
+
+def _common(n, repeats, extractor, reference, kw):
+    "What all rows share and a number depends on, and whether all of it can be told from others"
+    decode = kw.get('decode'); who = identity_of(decode)
+    return dict(n=n, repeats=repeats, extractor=extractor.meta, reference=hashlib.sha256(reference.mu.tobytes()+reference.sigma.tobytes()).hexdigest(), decode=who, **{k: list(o) if k=='shape' else o for k,o in kw.items() if k in ('shape','amp','method')}), decode is None or bool(who)
 
 def _keep(folder, key, row, repeats):
     "Write a finished row; the sums it came from are no longer needed"
     with atomic_write(folder/f'{key}.json') as tmp: tmp.write_text(json.dumps(dict(kind='boss_nb.row', row=row), indent=1)+'\n', encoding='utf-8')
-    for i in range(repeats):
-        for p in (d := folder/f'{key}.{i}').glob('*'): p.unlink()
-        d.rmdir()
+    for i in range(repeats): shutil.rmtree(folder/f'{key}.{i}', ignore_errors=True)

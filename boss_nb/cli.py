@@ -283,10 +283,13 @@ def _extractor(name, weights, resize):
 def _stats_of(src, n, feat, seed, convention='', of=0, batch_size=64):
     "Statistics of a source: digits, pictures, samples, or a file of statistics"
     small = feat.name.startswith('digits17')
-    if Path(src).suffix=='.npz' and not Path(src).is_dir(): return read_stats(src, convention or None, of or None)
+    if Path(src).suffix=='.npz' and not Path(src).is_dir():
+        if n: raise ValueError(f'n must be left out: {src} holds statistics, of as many images as it is of')
+        try: return FeatureStats.load(src)                       # our own says what it is; of others, the options do
+        except ValueError: return read_stats(src, convention or None, of or None)
     if src=='digits': x = digits()[0]
     elif Path(src).is_dir():
-        if not small: return feature_stats(image_batches(src, batch_size, n=n or None, seed=seed), feat)
+        if not small: st = feature_stats(image_batches(src, batch_size, n=n or None, seed=seed), feat); st.meta['source'] = str(src); return st
         x = image_folder(src, 8, 1)
     else:
         state, m = load_state(src)

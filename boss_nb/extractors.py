@@ -7,8 +7,8 @@ __all__ = ['conventions', 'imagenet', 'inception_sha256', 'inception_names', 'in
            'full_float32', 'Eye', 'net_features', 'random_inception', 'inception_body', 'fetch', 'inception_file',
            'read_weights', 'inception_features', 'dinov2_features', 'extractor']
 
-# %% ../nbs/12b_extractors.ipynb #34bab68a
-import contextlib, hashlib, io, os, urllib.request
+# %% ../nbs/12b_extractors.ipynb #7c977c8c
+import contextlib, functools, hashlib, io, os, urllib.request
 from pathlib import Path
 from typing import Callable
 import torch
@@ -115,12 +115,14 @@ def net_features(
     std=imagenet[1],     # grey levels, or one for each channel, that become 1
     fingerprint:str='',  # identifies the weights, default a hash of them and of mean and std
     device=None,         # see `default_device`
+    vrange:tuple=(-1,1), # values of floating-point images that mean black and white, see `to_uint8`
     **kwargs,            # of `Eye`: `batch_size`, `channels_last`, `tf32`
-)->Extractor: # for images in [-1,1], or uint8
+)->Extractor: # for images in `vrange`, or uint8
     "Any image network as an extractor, on images rounded to 256 levels"
     fingerprint = fingerprint or hashlib.sha256(f'{net_fingerprint(net)} {torch.as_tensor(mean).tolist()} {torch.as_tensor(std).tolist()}'.encode()).hexdigest()
+    to_uint8(torch.zeros(0), vrange)   # a wrong range is refused before any image is there
     eye = Eye(net, size, resize, mean, std, device, **kwargs)
-    return Extractor(eye, name, fingerprint, to_uint8, resize if size==299 else f'{resize} {size}', '[-1,1] rounded to 256 levels')
+    return Extractor(eye, name, fingerprint, functools.partial(to_uint8, vrange=vrange), resize if size==299 else f'{resize} {size}', 'rounded to 256 levels')
 
 # %% ../nbs/12b_extractors.ipynb #a4a217f9
 def _fidelity():
@@ -220,14 +222,15 @@ def inception_features(
     resize:str='tf1',            # convention, see `resize_images`; it must be that of the reference statistics
     device=None,                 # see `default_device`
     sha256:str=inception_sha256, # hash the file must have; give that of weights of your own
+    vrange:tuple=(-1,1),         # values of floating-point images that mean black and white
     **kwargs,                    # of `Eye`: `batch_size`, `channels_last`, `tf32`
-)->Extractor: # 2048 features, for images in [-1,1], or uint8
+)->Extractor: # 2048 features, for images in `vrange`, or uint8
     "The Inception network of FID, in the convention of torch-fidelity ('tf1'), pytorch-fid ('torch') or clean-fid ('clean')"
     _, mean, std = _convention(resize); _fidelity()
     if weights=='random': path, state = 'random', random_inception()
     else: path = inception_file(weights); state = read_weights(path, sha256)
     body = inception_body(state, path)
-    return net_features(body, 'inception-random' if weights=='random' else 'inception', 299, resize, mean, std, state_digest(state) if weights=='random' else sha256.lower(), device, **kwargs)
+    return net_features(body, 'inception-random' if weights=='random' else 'inception', 299, resize, mean, std, state_digest(state) if weights=='random' else sha256.lower(), device, vrange, **kwargs)
 
 # %% ../nbs/12b_extractors.ipynb #07df0212
 def _positions(p, n):
@@ -269,8 +272,9 @@ def dinov2_features(
     model:str|Path='facebook/dinov2-large', # folder with `config.json` and safetensors, or a name on the Hugging Face hub
     device=None,                            # see `default_device`
     size:int=224,                           # pixels, a multiple of the network's patch
+    vrange:tuple=(-1,1),                    # values of floating-point images that mean black and white
     **kwargs,                               # of `Eye`: `batch_size`, `channels_last`, `tf32`
-)->Extractor: # 1024 features for the large one, for images in [-1,1], or uint8
+)->Extractor: # 1024 features for the large one, for images in `vrange`, or uint8
     "DINOv2's class token, as Stein et al. (2023) use it"
     try: from transformers import Dinov2Model, logging as log
     except ImportError as e: raise ImportError(f'DINOv2 is that of transformers: pip install boss_nb[diffusers] ({e})') from None
@@ -287,7 +291,7 @@ def dinov2_features(
     for f in files: h.update(f.read_bytes())
     emb.position_embeddings = nn.Parameter(_positions(emb.position_embeddings.detach(), size//patch))
     dim = net.config.hidden_size
-    return net_features(_ClassToken(net), f'dinov2-{_vits.get(dim, dim)}', size, 'clean', *imagenet, h.hexdigest(), device, **kwargs)
+    return net_features(_ClassToken(net), f'dinov2-{_vits.get(dim, dim)}', size, 'clean', *imagenet, h.hexdigest(), device, vrange, **kwargs)
 
 # %% ../nbs/12b_extractors.ipynb #8ff815ed
 named_extractors = dict(digits=digit_features, inception=inception_features, dinov2=dinov2_features)

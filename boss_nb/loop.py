@@ -7,8 +7,8 @@ __all__ = ['dtypes', 'seed_of', 'Order', 'Stream', 'told', 'Objective', 'Method'
            'loss_of', 'world', 'join_processes', 'Course', 'Accumulate', 'Scaled', 'Curve', 'Saver', 'Spread', 'Live',
            'amp_dtype', 'held_out_loss', 'fit_method']
 
-# %% ../nbs/05b_loop.ipynb #47db32f7
-import contextlib, csv, functools, inspect, json, math, os, signal, threading, time
+# %% ../nbs/05b_loop.ipynb #b8822342
+import atexit, contextlib, csv, functools, inspect, json, math, os, signal, threading, time
 from functools import partial
 from pathlib import Path
 from typing import Callable
@@ -189,6 +189,9 @@ def world()->tuple: # (number of this process, how many there are)
     "Which of how many processes of `torch.distributed` this is; (0, 1) without"
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0,1)
 
+def _leave():
+    if dist.is_initialized(): dist.destroy_process_group()             # or its threads end the process with an error, now and then
+
 def join_processes(
     device=None, # see `default_device`
 )->tuple: # (number of this process, how many there are)
@@ -197,6 +200,7 @@ def join_processes(
         gpu = default_device(device).type=='cuda'
         if gpu: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
         dist.init_process_group('nccl' if gpu else 'gloo')
+        atexit.register(_leave)
     return world()
 
 class Course(Callback):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kid', 'precision_recall', 'density_coverage', 'sliced_wasserstein', 'frechet_infinity', 'relatives']
 
-# %% ../nbs/12c_relatives.ipynb #76774913
-import math, operator
+# %% ../nbs/12c_relatives.ipynb #2cb80235
+import math, operator, warnings
 import torch
 from torch import Tensor
 from .core import *
@@ -42,6 +42,12 @@ def _blocks(n, blocks, seed, device):
 def _score(metric, value, error, **protocol):
     if not all(math.isfinite(o) for o in (value, error or 0.)): raise FloatingPointError(f'{metric} is not finite: the features are too large for float64')
     return Score(metric, float(value), None if error is None else float(error), protocol)
+
+# %% ../nbs/12c_relatives.ipynb #44c77865
+def _named(protocol):
+    "What distances are called: FID and KID only with the standard Inception"
+    i = 'I' if str(protocol.get('extractor','')).startswith('inception-6726825d') else ''
+    return dict(kid=f'K{i}D', fd_infinity=f'F{i}D-inf')
 
 # %% ../nbs/12c_relatives.ipynb #8638cd21
 def _kernel_sums(x, y, f, chunk):
@@ -79,8 +85,8 @@ def kid(
     gamma:float|None=None,   # factor of the inner product, above 0; None for 1/d
     coef0:float=1.,          # added to it
     chunk:int=4096,          # rows of the kernel matrix in memory at a time
-)->Score: # may be negative; error by the jackknife
-    "Kernel distance (KID with Inception features): unbiased squared MMD with a polynomial kernel"
+)->Score: # 'KD', may be negative; error by the jackknife
+    "Kernel distance: unbiased squared MMD with a polynomial kernel; of the standard Inception's features it is KID, and `relatives`, which knows the extractor, calls it so"
     a, b = _pair(a, b, 3)
     degree, chunk, g = _count('degree', degree, 1), _count('chunk', chunk, 1), 1/a.shape[1] if gamma is None else float(gamma)
     if not 0 < g < math.inf: raise ValueError(f'gamma must be above 0, got {gamma}')
@@ -88,13 +94,13 @@ def kid(
     said = dict(n=n, n_reference=m, kernel=f'({g:.4g} xy + {coef0:.4g})^{degree}', error_by='jackknife')
     if subsets is None:
         v, va, vb = _mmd2(a, b, f, chunk)
-        return _score('KID', v, math.sqrt(va+vb), subsets='all pairs', **said)
+        return _score('KD', v, math.sqrt(va+vb), subsets='all pairs', **said)
     L, s = _count('subsets', subsets, 1), _count('subset_size', subset_size, 3, min(n,m))
     gen = torch.Generator().manual_seed(seed)
     draw = lambda o: o[torch.randperm(len(o), generator=gen)[:s].to(o.device)]
     v, va, vb = torch.tensor([_mmd2(draw(a), draw(b), f, chunk) for _ in range(L)], dtype=torch.float64).mean(0).tolist()
     share = lambda n: s/n + (1-s/n)/L
-    return _score('KID', v, math.sqrt(va*share(n)+vb*share(m)), subsets=L, subset_size=s, seed=seed, **said)
+    return _score('KD', v, math.sqrt(va*share(n)+vb*share(m)), subsets=L, subset_size=s, seed=seed, **said)
 
 # %% ../nbs/12c_relatives.ipynb #b473f484
 _tie = 1e-13   # squared distances this close, relative to the squared norms, are equal
@@ -216,28 +222,28 @@ def _without(x, groups, blocks):
         k, t = len(x)-len(o), s-o.sum(0)
         yield c+t/k, (S - o.T@o - torch.outer(t,t)/k)/(k-1)
 
-def _fd_name(protocol): return 'FID-inf' if str(protocol.get('extractor','')).startswith('inception-6726825d') else 'FD-inf'   # FID only with the standard network
-
 def frechet_infinity(
-    a:Tensor,            # features of what is judged, shape `(n,d)`, n at least 2d
-    reference,           # features, `(m,d)`, extrapolated as well; or `FeatureStats`, which stay as they are
+    a:Tensor,            # features of what is judged, shape `(n,d)`, n at least 2d, better 5d and more
+    reference,           # features, `(m,d)`, as many, extrapolated as well; or `FeatureStats`, which stay as they are
     blocks:int=10,       # to leave out in turn, at least 3; `blocks`+1 distances are computed
     seed:int=0,          # of the blocks
     method:str='exact',  # see `frechet_distance`
 )->Score: # may be negative; error by the jackknife
-    "Fréchet distance extrapolated to infinitely many items by the jackknife, with its standard error"
+    "Fréchet distance extrapolated to infinitely many items by the jackknife, with its standard error; warns below 5d items, where it is too low"
     fixed, blocks = isinstance(reference, FeatureStats), _count('blocks', blocks, 3)
     a, b = _pair(a, a if fixed else reference)
     n, m, d = len(a), reference.n if fixed else len(b), a.shape[1]
     if fixed and reference.dim!=d: raise ValueError(f'a and reference must have as many features, got {d} and {reference.dim}')
     for name,o in (('a',n), ('reference',n if fixed else m)):
         if o < max(2*d, 2*blocks): raise ValueError(f'{name} must hold at least {max(2*d, 2*blocks)} items to be extrapolated ({d} features, {blocks} blocks), got {o}: kid has no bias at any n')
+    least = n if fixed else min(n,m)
+    if least < 5*d: warnings.warn(f'frechet_infinity from n={least} items of d={d} features: below n=5d={5*d} the value is biased downwards and its interval may miss the truth; kid has no bias at any n', stacklevel=2)
     sides = [_without(o, _blocks(len(o), blocks, seed, o.device), blocks) for o in ((a,) if fixed else (a,b))]
     if fixed: f = [frechet_distance(*p, reference.mu, reference.sigma, method, root2=reference.root) for p in sides[0]]
     else: f = [frechet_distance(*p, *q, method) for p,q in zip(*sides)]
     pseudo = blocks*f[0] - (blocks-1)*torch.tensor(f[1:], dtype=torch.float64)
     about = {k:reference.meta[k] for k in ('extractor','resize') if k in reference.meta} if fixed else {}
-    return _score(_fd_name(about), pseudo.mean().item(), (pseudo.std()/math.sqrt(blocks)).item(), n=n, n_reference='unknown' if m is None else m, extrapolated='a' if fixed else 'both',
+    return _score(_named(about)['fd_infinity'], pseudo.mean().item(), (pseudo.std()/math.sqrt(blocks)).item(), n=n, n_reference='unknown' if m is None else m, extrapolated='a' if fixed else 'both',
         method=None if method=='exact' else method, error_by=f'jackknife of {blocks} blocks', seed=seed, **about)
 
 # %% ../nbs/12c_relatives.ipynb #01476743
@@ -267,4 +273,4 @@ def relatives(
     if 'kid' in which: res['kid'] = kid(a, b, subsets, subset_size, seed, chunk=chunk)
     if 'swd' in which: res['swd'] = sliced_wasserstein(a, b, n_projections, seed=seed, blocks=blocks)
     if 'fd_infinity' in which: res['fd_infinity'] = frechet_infinity(a, b, blocks, seed)
-    return [Score(_fd_name(protocol) if o=='fd_infinity' else res[o].metric, res[o].value, res[o].error, res[o].protocol|protocol) for o in which]
+    return [Score(_named(protocol).get(o, res[o].metric), res[o].value, res[o].error, res[o].protocol|protocol) for o in which]

@@ -20,7 +20,7 @@ class Slow(torch.nn.Module):
 n = int(kw.get('n', 230))
 import boss_nb.evaluate as E
 if kw.get('often'): put = E._Folder.put; E._Folder.put = lambda self, st, done, images, patience=0.: put(self, st, done, images, 0.)
-r = evaluate(Slow(), 3, digit_stats(), n=n, batch_size=40, folder=None if kw.get('plain') else folder/'run', keep=True, y=torch.arange(n)%10)
+r = evaluate(Slow(), 3, digit_stats(), n=n, batch_size=int(kw.get('bs', 40)), folder=None if kw.get('plain') else folder/'run', keep=True, y=torch.arange(n)%10)
 if world()[0]==0:
     np.savez(folder/'result.npz', mu=r.stats.mu, sigma=r.stats.sigma, features=r.features.numpy(), images=r.images.numpy())
     (folder/'result.json').write_text(json.dumps(r.to_dict() | dict(world=world()[1], made=r.made)))

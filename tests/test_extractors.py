@@ -109,6 +109,24 @@ def test_every_way_to_write_the_same_images(eyes):
     assert torch.equal(e(x8.permute(0,2,3,1).contiguous().permute(0,3,1,2)), ref)
     g = x8[:,:1]; assert torch.equal(e(g), e(g.expand(-1,3,-1,-1))) and torch.isfinite(e(torch.zeros(1,1,8,8))).all()
 
+def test_a_range_can_be_said(eyes, dino):
+    "uint8, [-1,1] and [0,1] with vrange=(0,1): the same features, and statistics that may be compared; [0,1] without a word warns, and what the warning says can be done"
+    x8 = images(3); ref = eyes['tf1'](x8); m11, x01 = x8/127.5-1, x8/255
+    def net(): torch.manual_seed(0); return nn.Sequential(nn.Conv2d(3,8,3,4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    makers = (lambda **k: inception_features('random', **k), lambda **k: dinov2_features(dino[1], size=70, **k), lambda **k: net_features(net(), 'small', 32, **k), lambda **k: extractor('inception', weights='random', **k))
+    for make in makers:
+        e, z, wide = make(), make(vrange=(0,1)), make(vrange=(0,255.))
+        assert e.meta==z.meta==wide.meta and e.meta['range']=='rounded to 256 levels'
+        with warnings.catch_warnings():
+            warnings.simplefilter('error'); want = e(x8)
+            for o,x in ((e,m11), (z,x01), (z,x01.double()), (z,x8), (wide,x8.float())): assert torch.equal(o(x), want)
+        with pytest.warns(UserWarning, match=r'vrange=\(0,1\)'): assert not torch.equal(e(x01), want)
+        a, b, c = feature_stats(x8, e), feature_stats(m11, e), feature_stats(x01, z)
+        assert frechet(a, b)==frechet(a, c)==frechet(c, b)==0 and a.merge(c).n==6
+    assert torch.equal(inception_features('random', vrange=(0,1))(x01), ref)
+    with pytest.raises(ValueError, match=r'vrange must be \(low, high\)'): inception_features('random', vrange=(1,1))
+    with pytest.raises(ValueError, match='0 to 255 is for uint8'): net_features(net(), 'small', 32, vrange=(0,1))(x8.float())
+
 def test_features_do_not_depend_on_the_batch_or_on_memory(eyes):
     x = images(5); e = eyes['tf1']; ref = e(x); scale = ref.abs().max()
     assert (torch.cat([e(o[None]) for o in x])-ref).abs().max() < 1e-5*scale

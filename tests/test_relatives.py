@@ -1,5 +1,5 @@
 "Kernel distance, precision and recall, density and coverage, sliced Wasserstein and the extrapolated Fréchet distance: against the peers, and at the edges"
-import json, math
+import json, math, warnings
 import numpy as np
 import pytest, torch
 from scipy.stats import wasserstein_distance
@@ -154,10 +154,28 @@ def test_frechet_infinity_is_unbiased():
 def test_frechet_infinity_refuses():
     a, b = draw(40,20), draw(400,20,1)
     with pytest.raises(ValueError, match=r'reference must hold at least 40 items to be extrapolated \(20 features, 10 blocks\), got 39'): frechet_infinity(b, a[:39])
-    frechet_infinity(b, a)
     small = FeatureStats().update(a[:39]); assert math.isfinite(frechet_infinity(b, small).value)      # a fixed reference is what it is
     with pytest.raises(ValueError, match='blocks must be an integer of at least 3'): frechet_infinity(b, b, 2)
     with pytest.raises(ValueError, match='a must hold at least 40 items'): frechet_infinity(a[:39], small)
+
+def test_frechet_infinity_warns_once_below_five_items_per_feature():
+    "From 2d, where it is not refused, to 5d; a reference that is not extrapolated may be small"
+    a, b = draw(100,20), draw(400,20,1)
+    def said(f):
+        with warnings.catch_warnings(record=True) as w: warnings.simplefilter('always'); f()
+        return [str(o.message) for o in w if 'frechet_infinity' in str(o.message)]
+    for f in (lambda: frechet_infinity(a[:99], b), lambda: frechet_infinity(b, a[:99]), lambda: frechet_infinity(a[:99], FeatureStats().update(b)), lambda: relatives(a[:99], b)):
+        w = said(f); assert len(w)==1 and 'n=99 items of d=20 features' in w[0] and 'n=5d=100' in w[0]
+    for f in (lambda: frechet_infinity(a, b), lambda: frechet_infinity(a, FeatureStats().update(b[:50])), lambda: relatives(a[:99], b, 'kid')): assert said(f)==[]
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); assert math.isfinite(frechet_infinity(b, a[:40]).value)
+
+def test_frechet_infinity_is_too_low_where_it_warns():
+    "Flat spectrum: at n=2d the mean is below the truth by many standard errors, at n=5d by little"
+    d, truth = 16, .09+16*.01
+    def off(n, k): v = np.array([frechet_infinity(draw(n,d,10+r,.3,1.1), draw(n,d,5000+r)).value for r in range(k)]); return v.mean()-truth, v.std()/k**.5
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); low, e = off(32, 600)
+    assert low < -3*e and low < -.3*truth
+    low, e = off(80, 300); assert abs(low) < 3*e < .25*truth
 
 # ---- all of them
 every = [('kid',kid), ('precision_recall',precision_recall), ('density_coverage',density_coverage), ('sliced_wasserstein',sliced_wasserstein), ('frechet_infinity',frechet_infinity), ('relatives',relatives)]
@@ -183,9 +201,9 @@ def test_edges_of_all(name, f):
 def test_constant_features():
     "Zero variance: distances of a set to a copy are 0, without NaN, and by the distance of the values otherwise"
     a = torch.full((100,4), .7); res = {s.metric:s for s in relatives(a, a+0)}
-    assert all(abs(res[o].value) < 1e-9 and res[o].error < 1e-9 for o in ('KID','SWD','FD-inf')) and res['precision'].value==res['recall'].value==1 and res['density'].value==res['coverage'].value==0
+    assert all(abs(res[o].value) < 1e-9 and res[o].error < 1e-9 for o in ('KD','SWD','FD-inf')) and res['precision'].value==res['recall'].value==1 and res['density'].value==res['coverage'].value==0
     res = {s.metric:s.value for s in relatives(a, a+1)}
-    assert res['FD-inf'] == pytest.approx(4, rel=1e-5) and res['precision']==0 and res['KID'] == pytest.approx((.7*.7+1)**3+(1.7*1.7+1)**3-2*(.7*1.7+1)**3, rel=1e-5)
+    assert res['FD-inf'] == pytest.approx(4, rel=1e-5) and res['precision']==0 and res['KD'] == pytest.approx((.7*.7+1)**3+(1.7*1.7+1)**3-2*(.7*1.7+1)**3, rel=1e-5)
 
 def test_fewer_items_than_features():
     a, b = draw(40,100,1), draw(50,100,2)
@@ -199,8 +217,10 @@ def test_relatives_says_the_same():
     assert [s.value for s in relatives(a, b, chunk=33)] == pytest.approx([s.value for s in one], rel=1e-9)
     assert relatives(a, b, ('kid','swd','fd_infinity'), subsets=7, subset_size=50, n_projections=90, blocks=4, seed=3)==[kid(a,b,7,50,3), sliced_wasserstein(a,b,90,seed=3,blocks=4), frechet_infinity(a,b,4,3)]
     assert relatives(a, b, ('precision','coverage'), k=4, k_density=2, seed=3)==[precision_recall(a,b,4,seed=3)[0], density_coverage(a,b,2,seed=3)[1]]
-    s = relatives(a, b, ('recall','fd_infinity'), extractor='inception-6726825d-tf1', nfe=4)
-    assert s[0].protocol['nfe']==4 and s[0].value==one[2].value and s[1].metric=='FID-inf' and s[1].name=='FID-inf-200'
+    s = relatives(a, b, ('recall','fd_infinity','kid'), extractor='inception-6726825d-tf1', nfe=4)
+    assert s[0].protocol['nfe']==4 and s[0].value==one[2].value and s[1].metric=='FID-inf' and s[1].name=='FID-inf-200' and s[2].name=='KID-200' and s[2].value==one[0].value
+    for other in ('inception-random-6726825d','dinov2-vitl14-1234','digits17',None): assert [o.metric for o in relatives(a, b, ('kid','fd_infinity'), **(dict(extractor=other) if other else {}))]==['KD','FD-inf']
+    assert [kid(a, b, **o).metric for o in ({}, dict(subsets=3, subset_size=50))]==['KD','KD']
     assert relatives(a, b, ())==[]
     with pytest.raises(ValueError, match="got 'fid'"): relatives(a, b, ('kid','fid'))
     torch.manual_seed(0); relatives(a, b); x = torch.rand(1); torch.manual_seed(0); assert torch.equal(x, torch.rand(1))   # nothing takes from the global generator
