@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .core import *
 from .evaluate import *
@@ -35,6 +36,7 @@ class Entry:
         "What tables call the schedule"
         return self.schedule or schedule_name(self.knots)
 
+# %% ../nbs/13_bench.ipynb #020a15da
 def _line(r): return f"{r['label']}, {r['schedule']}, {r['solver']}"
 
 @dataclass
@@ -74,22 +76,24 @@ class Bench:
     def to_dict(self): return dict(kind='boss_nb.bench', protocol=self.protocol, rows=self.rows)
     def __getitem__(self, label): return next(r for r in self.rows if r['label']==label)
 
-    def plot(self,
-        y:str='fd_real', # a column
-        ax=None,
-    ):
-        "A column against NFE, one line per label"
-        import matplotlib.pyplot as plt
-        if ax is None: ax = plt.subplots(figsize=(4.2,2.6))[1]
-        many = len({(r['label'],r['nfe']) for r in self.rows}) < len(self.rows)      # one model with several schedules or solvers
-        for lab in dict.fromkeys(_line(r) for r in self.rows) if many else dict.fromkeys(r['label'] for r in self.rows):
-            rs = sorted((r for r in self.rows if (_line(r) if many else r['label'])==lab and r.get(y) is not None), key=lambda r: r['nfe'])
-            if len(rs)==1: ax.axhline(rs[0][y], ls=':', c='gray', lw=1); ax.text(ax.get_xlim()[0], rs[0][y], f" {lab}, {rs[0]['nfe']} NFE", fontsize=6, va='bottom')
-            elif rs: ax.errorbar([r['nfe'] for r in rs], [r[y] for r in rs], [r.get(f'{y}_error') or 0 for r in rs], fmt='o-', ms=3, capsize=2, lw=1, label=lab)
-        ax.set_xscale('log'); ax.set_yscale('log'); ax.set_xlabel('NFE'); ax.set_ylabel({'fd_real':'Fréchet distance to real data','fd_teacher':'Fréchet distance to the teacher','endpoint_error':'endpoint error','value':self.protocol.get('metric','FD')}.get(y,y))
-        nf = sorted({r['nfe'] for r in self.rows if r['nfe']<=20}); ax.set_xticks(nf, nf); ax.minorticks_off()
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
-        return ax
+# %% ../nbs/13_bench.ipynb #596ef397
+@patch
+def plot(self:Bench,
+    y:str='fd_real', # a column
+    ax=None,
+):
+    "A column against NFE, one line per label"
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=(4.2,2.6))[1]
+    many = len({(r['label'],r['nfe']) for r in self.rows}) < len(self.rows)      # one model with several schedules or solvers
+    for lab in dict.fromkeys(_line(r) for r in self.rows) if many else dict.fromkeys(r['label'] for r in self.rows):
+        rs = sorted((r for r in self.rows if (_line(r) if many else r['label'])==lab and r.get(y) is not None), key=lambda r: r['nfe'])
+        if len(rs)==1: ax.axhline(rs[0][y], ls=':', c='gray', lw=1); ax.text(ax.get_xlim()[0], rs[0][y], f" {lab}, {rs[0]['nfe']} NFE", fontsize=6, va='bottom')
+        elif rs: ax.errorbar([r['nfe'] for r in rs], [r[y] for r in rs], [r.get(f'{y}_error') or 0 for r in rs], fmt='o-', ms=3, capsize=2, lw=1, label=lab)
+    ax.set_xscale('log'); ax.set_yscale('log'); ax.set_xlabel('NFE'); ax.set_ylabel({'fd_real':'Fréchet distance to real data','fd_teacher':'Fréchet distance to the teacher','endpoint_error':'endpoint error','value':self.protocol.get('metric','FD')}.get(y,y))
+    nf = sorted({r['nfe'] for r in self.rows if r['nfe']<=20}); ax.set_xticks(nf, nf); ax.minorticks_off()
+    if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
+    return ax
 
 # %% ../nbs/13_bench.ipynb #dd56176c
 def bench(
@@ -147,6 +151,7 @@ def grid(
     if not out: raise ValueError('no schedule has any of the numbers of steps asked for')
     return out
 
+# %% ../nbs/13_bench.ipynb #c4c40189
 def _key(facts):
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -166,6 +171,17 @@ def _measured(e, reference, extractor, n, repeats, seed, folder, key, kw):
     made, seconds = sum(r.made for r in rs), sum(r.seconds for r in rs)
     return dict(label=e.label, schedule=p['schedule'], solver=p['solver'], nfe=p['nfe'], knots=as_knots(e.knots).tolist(), value=float(x.mean()), value_error=float(x.std()/len(x)**.5) if len(x)>1 else None, values=x.tolist(), velocity=p.get('velocity'), images_per_s=made/seconds if seconds else None), rs[0]
 
+def _common(n, repeats, extractor, reference, kw):
+    "What all rows share and a number depends on, and whether all of it can be told from others"
+    decode = kw.get('decode'); who = identity_of(decode)
+    return dict(n=n, repeats=repeats, extractor=extractor.meta, reference=hashlib.sha256(reference.mu.tobytes()+reference.sigma.tobytes()).hexdigest(), decode=who, **{k: list(o) if k=='shape' else o for k,o in kw.items() if k in ('shape','amp','method')}), decode is None or bool(who)
+
+def _keep(folder, key, row, repeats):
+    "Write a finished row; the sums it came from are no longer needed"
+    with atomic_write(folder/f'{key}.json') as tmp: tmp.write_text(json.dumps(dict(kind='boss_nb.row', row=row), indent=1)+'\n', encoding='utf-8')
+    for i in range(repeats): shutil.rmtree(folder/f'{key}.{i}', ignore_errors=True)
+
+# %% ../nbs/13_bench.ipynb #26dd298e
 def sweep(
     models,                  # label → velocity; or a list of `Entry`s, with schedules and solvers of their own
     reference,               # `FeatureStats`, a file of them, or real images
@@ -205,13 +221,3 @@ def sweep(
         protocols.append(row['protocol']); rows.append({k:o for k,o in row.items() if k!='protocol'} | dict(label=e.label, schedule=e.kind))
     same = {k: o if all(p.get(k)==o for p in protocols) else 'differs between rows' for k,o in protocols[0].items()}
     return Bench(rows, same | dict(measured_now=done))
-
-def _common(n, repeats, extractor, reference, kw):
-    "What all rows share and a number depends on, and whether all of it can be told from others"
-    decode = kw.get('decode'); who = identity_of(decode)
-    return dict(n=n, repeats=repeats, extractor=extractor.meta, reference=hashlib.sha256(reference.mu.tobytes()+reference.sigma.tobytes()).hexdigest(), decode=who, **{k: list(o) if k=='shape' else o for k,o in kw.items() if k in ('shape','amp','method')}), decode is None or bool(who)
-
-def _keep(folder, key, row, repeats):
-    "Write a finished row; the sums it came from are no longer needed"
-    with atomic_write(folder/f'{key}.json') as tmp: tmp.write_text(json.dumps(dict(kind='boss_nb.row', row=row), indent=1)+'\n', encoding='utf-8')
-    for i in range(repeats): shutil.rmtree(folder/f'{key}.{i}', ignore_errors=True)
