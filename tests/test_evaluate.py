@@ -36,7 +36,8 @@ def test_two_processes_are_one(tmp_path, whole):
 
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_force_and_continued_by_two(tmp_path, whole, sig):
-    p = subprocess.Popen([sys.executable, '-u', script, str(tmp_path), 'sleep=.05', 'often=1'], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True); k = 0
+    p = subprocess.Popen([sys.executable, '-u', script, str(tmp_path), 'sleep=.3', 'often=1'], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)); k = 0       # a job in the background is born deaf to Ctrl-C
     for l in p.stdout:
         k += l.startswith('batch')
         if k==4: p.send_signal(sig); break
