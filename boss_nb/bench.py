@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Entry', 'Bench', 'bench', 'grid', 'sweep']
 
-# %% ../nbs/13_bench.ipynb #8cd80cd5
-import hashlib, inspect, json, math, shutil
+# %% ../nbs/13_bench.ipynb #f7a48c84
+import hashlib, inspect, json, shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
@@ -56,8 +56,7 @@ class Bench:
         path, # file to write, `*.json`
     )->Path:
         "Write rows and protocol as JSON"
-        text = json.dumps(self.to_dict(), indent=1)+'\n'
-        with atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
+        write_json(path, self.to_dict())
         return Path(path)
     @classmethod
     def load(cls,
@@ -178,7 +177,7 @@ def _common(n, repeats, extractor, reference, kw):
 
 def _keep(folder, key, row, repeats):
     "Write a finished row; the sums it came from are no longer needed"
-    with atomic_write(folder/f'{key}.json') as tmp: tmp.write_text(json.dumps(dict(kind='boss_nb.row', row=row), indent=1)+'\n', encoding='utf-8')
+    write_json(folder/f'{key}.json', dict(kind='boss_nb.row', row=row))
     for i in range(repeats): shutil.rmtree(folder/f'{key}.{i}', ignore_errors=True)
 
 # %% ../nbs/13_bench.ipynb #26dd298e
@@ -198,7 +197,7 @@ def sweep(
     **kw,                    # more arguments of `evaluate`: shape, batch_size, amp, decode, method, name; and conditions
 )->Bench:
     "Quality against NFE: every model, schedule and solver at every number of steps, one table and one figure"
-    if repeats < 1: raise ValueError(f'repeats must be at least 1, got {repeats}')
+    n, repeats = whole('n', n, 2), whole('repeats', repeats, 1)
     own = set(inspect.signature(evaluate).parameters)-{'v','schedule','reference','n','folder','seed','extractor','solver','identity','cond'}
     cond = (cond or {}) | {k: kw.pop(k) for k in [*kw] if k not in own}                      # conditions, as `evaluate` takes them
     entries = list(models) if isinstance(models, (list,tuple)) else grid(models, steps, schedules, solvers, **cond)

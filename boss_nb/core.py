@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['default_device', 'device_of', 'noise', 'set_seed', 'seeded', 'price', 'CountNFE', 'unsq_to', 'unrounded',
            'eval_velocity', 'per_sample', 'cut', 'batches', 'out_of_memory', 'run_batches', 'can_show_progress',
-           'progress_bar', 'atomic_write', 'image_grid', 'show_images']
+           'progress_bar', 'atomic_write', 'write_json', 'whole', 'image_grid', 'show_images']
 
-# %% ../nbs/00_core.ipynb #75e17037
-import math, os, sys, tempfile, contextlib
+# %% ../nbs/00_core.ipynb #f8d0d405
+import contextlib, json, math, operator, os, sys, tempfile
 from pathlib import Path
 from typing import Callable, Iterable
 import numpy as np
@@ -209,6 +209,28 @@ def atomic_write(
         tmp.chmod(0o666 & ~umask)
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #02add773
+def write_json(
+    path:str|Path, # file, or empty for none
+    d:dict,        # JSON-able
+):
+    "Write a dict as JSON, atomically"
+    if not path: return
+    text = json.dumps(d, indent=1)+'\n'
+    with atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
+
+def whole(
+    name:str,         # of the argument, for the message
+    o,                # what was given
+    lo:int,           # least value
+    hi:int|None=None, # greatest
+)->int:
+    "`o` as an integer in its range"
+    try: i = operator.index(o)
+    except TypeError: i = None
+    if i is None or i < lo or (hi is not None and i > hi): raise ValueError(f'{name} must be an integer of at least {lo}{"" if hi is None else f" and at most {hi}"}, got {o!r}')
+    return i
 
 # %% ../nbs/00_core.ipynb #b587e803
 def image_grid(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GaussianMixture', 'ring', 'moons', 'checkerboard', 'image_mixture', 'digits', 'halves', 'TensorLoader', 'flow_dls',
-           'from_torchvision', 'image_folder']
+           'from_torchvision', 'image_files', 'image_folder']
 
 # %% ../nbs/01_data.ipynb #0fc1f4c6
 import math
@@ -185,6 +185,15 @@ def from_torchvision(
     items = [ds[i] for i in progress_bar(range(min(n or len(ds), len(ds))), progress)]
     return torch.stack([_to_tensor(im, size, channels) for im,_ in items]), torch.tensor([int(y) for _,y in items])
 
+def image_files(
+    path:str|Path, # folder, searched recursively
+)->list: # of paths, in order of name; at least one
+    "The pictures under a folder"
+    if not Path(path).is_dir(): raise FileNotFoundError(f'path must be a folder of images, got {path}')
+    fs = sorted(f for f in Path(path).rglob('*') if f.suffix.lower() in ('.png','.jpg','.jpeg','.bmp','.webp','.gif','.tif','.tiff'))
+    if not fs: raise FileNotFoundError(f'no images found under {path}')
+    return fs
+
 def image_folder(
     path:str|Path,     # folder, searched recursively
     size:int,          # side of the square result, in pixels
@@ -195,9 +204,6 @@ def image_folder(
     "Read the pictures under a folder into memory"
     from PIL import Image
     if channels not in (1,3): raise ValueError(f'channels must be 1 or 3, got {channels}')
-    if not Path(path).is_dir(): raise FileNotFoundError(f'path must be a folder of images, got {path}')
-    fs = sorted(f for f in Path(path).rglob('*') if f.suffix.lower() in ('.png','.jpg','.jpeg','.bmp','.webp','.gif','.tif','.tiff'))[:n]
-    if not fs: raise FileNotFoundError(f'no images found under {path}')
     def one(f):
         with Image.open(f) as im: return _to_tensor(im, size, channels)
-    return torch.stack([one(f) for f in progress_bar(fs, progress)])
+    return torch.stack([one(f) for f in progress_bar(image_files(path)[:n], progress)])

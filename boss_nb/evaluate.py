@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['left_to_do', 'identity_of', 'Evaluation', 'schedule_name', 'evaluate', 'image_batches', 'throughput']
 
-# %% ../nbs/12d_evaluate.ipynb #fe59c098
-import contextlib, json, math, operator, time, uuid
+# %% ../nbs/12d_evaluate.ipynb #b5e14143
+import contextlib, json, math, time, uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from . import __version__
 from .core import *
 from .bellman import Schedule
+from .data import image_files
 from .flows import autocasted
-from .loop import world
+from .loop import amp_dtype, world
 from .metrics import *
 from .models import state_digest
 from .relatives import relatives as relatives_of
@@ -91,7 +92,7 @@ class _Folder:
             odd = [f'{k} is {_short(there.get(k))} there, {_short(o)} asked for' for k,o in facts.items() if there.get(k)!=o]
             if odd: raise ValueError(f"{path} holds another evaluation: {'; '.join(odd)}. Give another folder, or delete this one")
         elif world()[0]==0:
-            with atomic_write(p) as tmp: tmp.write_text(json.dumps(dict(kind='boss_nb.evaluation', version=__version__, facts=facts), indent=1)+'\n', encoding='utf-8')
+            write_json(p, dict(kind='boss_nb.evaluation', version=__version__, facts=facts))
         self.mine = self.path/f'part-{uuid.uuid4().hex[:12]}.npz'
     def parts(self): return [_get_part(p, self.facts) for p in sorted(self.path.glob('part-*.npz'))] if self.path else []
     def put(self, st, done, images, patience=0.):
@@ -131,18 +132,32 @@ def _velocity_facts(v, schedule, solver, seed, cond):
     s = schedule if isinstance(schedule, Schedule) else None
     return dict(fingerprint=identity_of(v), knots=as_knots(schedule).tolist(), solver=solver_of(schedule, solver), coefs=getattr(s, 'coefs', None), seed=seed, cond={k:_what(k, o) for k,o in cond.items()})
 
+@dataclass
 class _Run:
     "Samples of one process: sums, ranges, first images"
-    def __init__(self, v, schedule, solver, extractor, reference, shape, seed, cond, n, decode, images, keep, folder, device):
-        self.v, self.schedule, self.solver, self.extractor, self.reference, self.shape, self.seed, self.cond, self.n = CountNFE(v), schedule, solver, extractor, reference, shape, seed, cond, n
-        self.decode, self.k, self.keep, self.folder, self.device = decode or (lambda x: x), images, keep, folder, device
-        self.features, self.images, self.book = {}, {}, (FeatureStats(meta=dict(extractor.meta)), [])
+    v:CountNFE
+    schedule:object
+    solver:str
+    extractor:Callable
+    reference:FeatureStats
+    shape:tuple
+    seed:int
+    cond:dict
+    n:int
+    decode:Callable
+    k:int                                                # first samples to keep for a look
+    keep:bool
+    folder:_Folder
+    device:torch.device
+    features:dict = field(default_factory=dict)
+    images:dict = field(default_factory=dict)
+    def __post_init__(self): self.book = (FeatureStats(meta=self.extractor.meta), [])
     st, done = property(lambda self: self.book[0]), property(lambda self: self.book[1])
     def noise(self, a, b): return noise(b-a, self.shape, self.seed, a, 'cpu')
     def batch(self, a, b, z):
         "Samples a to b: into the sums, or nothing"
         c = {k: o.to(self.device) if isinstance(o, Tensor) else o for k,o in cut(self.cond, slice(a,b), self.n).items()}
-        try: x = self.decode(sample(self.v, z.to(self.device), self.schedule, self.solver, **c)); f = torch.cat(run_batches(lambda s,_: self.extractor(x[s]), b-a))
+        try: x = sample(self.v, z.to(self.device), self.schedule, self.solver, **c); x = self.decode(x) if self.decode else x; f = torch.cat(run_batches(lambda s,_: self.extractor(x[s]), b-a))
         except FloatingPointError as e: raise FloatingPointError(f'samples {a} to {b-1}: {e}') from None
         meta = self.extractor.meta | dict(size=list(x.shape[1:]))
         check_same_features(meta, self.reference.meta, 'samples and reference cannot be compared'); check_same_features(meta, meta | {k:o for k,o in self.st.meta.items() if k=='size'}, 'samples of one evaluation differ')
@@ -210,13 +225,6 @@ def _reference(reference, extractor, name):
     check_same_features(extractor.meta, {k:o for k,o in reference.meta.items() if k!='size'}, 'samples and reference cannot be compared')
     return reference, extractor, name or reference.meta.get('source') or f"{reference.meta.get('extractor')} statistics"
 
-def _whole(name, o, least):
-    "A whole number that is large enough"
-    try: k = operator.index(o)
-    except TypeError: raise ValueError(f'{name} must be a whole number, got {o!r}') from None
-    if k < least: raise ValueError(f'{name} must be at least {least}, got {k}')
-    return k
-
 @contextlib.contextmanager
 def _sampling(v):
     "Without dropout, whatever mode the network is in"
@@ -226,19 +234,17 @@ def _sampling(v):
     finally:
         for m,o in was.items(): m.training = o
 
-def _evaluated(v, schedule, solver, extractor, reference, shape, seed, cond, n, batch_size, decode, images, keep, folder, amp, facts, progress):
-    "Sums over all samples, of this run and of those before"
-    (rank, many), store = world(), _Folder(folder, facts)
-    prior = store.parts() if rank==0 else []
+def _evaluated(run, batch_size, progress):
+    "Sums over all samples, those on disk and those that were left, on every process; ranges, seconds, samples made now"
+    rank, many = world()
+    prior = run.folder.parts() if rank==0 else []
     before = [d for o in _gathered([d for _,ds,_ in prior for d in ds]) for d in o]
-    todo = left_to_do(before, n, batch_size)
-    run = _Run(autocasted(v, dict(bf16=torch.bfloat16, fp16=torch.float16)[amp]) if amp else v, schedule, solver, extractor, reference, shape, seed, cond, n, decode, images, keep, store, device_of(v))
-    seconds, run.made = _walk(run, todo[rank::many], progress and rank==0)
+    seconds, run.made = _walk(run, left_to_do(before, run.n, batch_size)[rank::many], progress and rank==0)
     st = run.st
     for o,_,first in prior: st = st.merge(o); run.images.update(first)
-    st = st.all_reduce(); ranges = before+[d for o in _gathered(run.done) for d in o]
-    if st.n!=n: raise RuntimeError(f'{st.n} samples were counted, not n={n}')
-    return run, st, ranges, max(_gathered(seconds)), sum(_gathered(run.made))
+    st = st.all_reduce()
+    if st.n!=run.n: raise RuntimeError(f'{st.n} samples were counted, not n={run.n}')
+    return st, before+[d for o in _gathered(run.done) for d in o], max(_gathered(seconds)), sum(_gathered(run.made))
 
 # %% ../nbs/12d_evaluate.ipynb #b74e60dc
 def evaluate(
@@ -263,10 +269,9 @@ def evaluate(
     **cond,                      # conditions of `v`; tensors of length n have a row for each sample
 )->Evaluation:
     "Fréchet distance of n samples to a reference, with its protocol; under `torchrun` the processes share the samples"
-    n, batch_size = _whole('n', n, 2), _whole('batch_size', batch_size, 1)
-    if amp not in (None,'bf16','fp16'): raise ValueError(f"amp must be 'bf16', 'fp16' or None, got {amp!r}")
+    n, batch_size, images = whole('n', n, 2), whole('batch_size', batch_size, 1), whole('images', images, 0)
+    amp_dtype(amp)
     if method not in ('exact','fast'): raise ValueError(f"method must be 'exact' or 'fast', got {method!r}")
-    if images < 0: raise ValueError(f'images must be at least 0, got {images}')
     for k,o in cond.items():
         if isinstance(o, Tensor) and o.ndim and len(o)==batch_size!=n: raise ValueError(f'condition {k} has {len(o)} rows, as many as a batch: give one for each of the n={n} samples')
     reference, extractor, name = _reference(reference, extractor, name)
@@ -274,7 +279,8 @@ def evaluate(
     if not shape: raise ValueError('shape must be given: the reference does not say the size of its images')
     facts = _velocity_facts(v, schedule, solver, seed, cond) | dict(shape=list(shape), amp=amp, extractor=extractor.meta, decode=identity_of(decode), identity=identity)
     if folder and not identity and not (facts['fingerprint'] and (decode is None or facts['decode'])): raise ValueError(f"identity must be given: {'decode' if facts['fingerprint'] else 'v'} is a function, or has no weights, and what is in a folder must be known to be of the same")
-    with _sampling(v): run, st, ranges, seconds, made = _evaluated(v, schedule, solver, extractor, reference, shape, seed, cond, n, batch_size, decode, images, keep, folder, amp, facts, progress)
+    run = _Run(CountNFE(autocasted(v, amp_dtype(amp)) if amp else v), schedule, solver, extractor, reference, shape, seed, cond, n, decode, images, keep, _Folder(folder, facts), device_of(v))
+    with _sampling(v): st, ranges, seconds, made = _evaluated(run, batch_size, progress)
     nfe = next((o for o in _gathered(run.v.samples//run.made if run.made else None) if o), nfe_of(len(facts['knots'])-1, facts['solver'])*price(v))
     net = _net(v); dtype = next((str(p.dtype)[6:] for p in net.parameters()), 'float32') if net is not None else 'float32'
     protocol = dict(nfe=nfe, solver=facts['solver'], schedule=schedule_name(schedule), knots=facts['knots'] if len(facts['knots'])<=21 else f"{len(facts['knots'])-1} steps", seed=seed, velocity=facts['fingerprint'] or identity or None,
@@ -282,9 +288,7 @@ def evaluate(
     sc = frechet_score(st, reference, name, method, **protocol)
     return Evaluation(sc.metric, sc.value, None, sc.protocol, st, _first(run.images, images), _all_features(run, ranges, n) if keep else None, seconds, made)
 
-# %% ../nbs/12d_evaluate.ipynb #00e0dbf5
-_pictures = ('.png','.jpg','.jpeg','.bmp','.webp','.gif','.tif','.tiff')
-
+# %% ../nbs/12d_evaluate.ipynb #297cede7
 def image_batches(
     path,                 # folder, searched recursively
     batch_size:int=64,    # pictures at a time
@@ -296,9 +300,7 @@ def image_batches(
     "Yield uint8 batches `(b, channels, h, w)` of the pictures under a folder"
     from PIL import Image
     if channels not in (1,3): raise ValueError(f'channels must be 1 or 3, got {channels}')
-    if not Path(path).is_dir(): raise FileNotFoundError(f'path must be a folder of images, got {path}')
-    fs = sorted(f for f in Path(path).rglob('*') if f.suffix.lower() in _pictures)
-    if not fs: raise FileNotFoundError(f'no images found under {path}')
+    fs = image_files(path)
     if n is not None and not 1 <= n <= len(fs): raise ValueError(f'n must be between 1 and {len(fs)}, the images in {path}, got {n}')
     if n: fs = [fs[i] for i in torch.randperm(len(fs), generator=torch.Generator().manual_seed(seed))[:n]]
     first, out = None, []
@@ -334,7 +336,7 @@ def throughput(
 )->dict: # images/s of extractor and sums together, of the extractor's network alone, of drawing noise; and the network's share, near 1
     "How many images a second judging costs, and which share of it is the network (with resizing, where that is part of it, as for Inception)"
     device = default_device(device); x = noise(min(n, batch_size), size).clamp(-1,1).to(device)
-    prepared = extractor.prepare(x) if hasattr(extractor, 'prepare') else x; rows = [s.stop-s.start for s,_ in batches(n, len(x))]
+    extractor = as_extractor(extractor); prepared = extractor.prepare(x); rows = [s.stop-s.start for s,_ in batches(n, len(x))]
     @torch.no_grad()
     def net():
         for k in rows: extractor.net(prepared[:k])

@@ -10,7 +10,6 @@ __all__ = ['conventions', 'imagenet', 'inception_sha256', 'inception_names', 'in
 # %% ../nbs/12b_extractors.ipynb #7c977c8c
 import contextlib, functools, hashlib, io, os, urllib.request
 from pathlib import Path
-from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -7,8 +7,8 @@ __all__ = ['FeatureStats', 'check_same_features', 'read_stats', 'frechet_distanc
            'as_digits', 'digit_features', 'as_extractor', 'feature_stats', 'features', 'digit_stats', 'short_n',
            'Score', 'frechet_score', 'as_table']
 
-# %% ../nbs/12_metrics.ipynb #05782a6e
-import hashlib, json, math, warnings, zipfile
+# %% ../nbs/12_metrics.ipynb #1a67bb1f
+import hashlib, json, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -254,11 +254,11 @@ def to_unit(
     "Images in [0,1]; refuses what cannot be in `vrange`"
     if x.dtype==torch.uint8: return x.float()/255
     if not x.is_floating_point(): raise ValueError(f'images must be floating-point in {list(vrange)}, or uint8, got {x.dtype}')
-    _finite_images(x)
     lo, hi = vrange
     if not hi>lo: raise ValueError(f'vrange must be (low, high), got {vrange}')
     if not x.numel(): return x
     y = ((x if x.element_size()>=4 else x.float())-lo)/(hi-lo); least, most = (float(o) for o in y.aminmax())
+    if not math.isfinite(most-least): _finite_images(x)                         # says which
     if ((y-.5).abs() > 7).float().mean() > .01: raise ValueError(f'images must lie about in [{lo}, {hi}], got values from {least*(hi-lo)+lo:.4g} to {most*(hi-lo)+lo:.4g}: 0 to 255 is for uint8')
     if lo < 0 and len(x) > 1 and least >= -lo/(hi-lo) and least < most <= 1.001: warnings.warn(f'none of {len(x)} images has a value below 0: if they are in [0,1], say vrange=(0,1), or bring them to [-1,1]')
     return y
@@ -398,8 +398,7 @@ class Score:
         path, # file to write, `*.json`
     )->Path:
         "Write as JSON"
-        text = json.dumps(self.to_dict(), indent=1)+'\n'
-        with atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
+        write_json(path, self.to_dict())
         return Path(path)
 
 def frechet_score(
@@ -412,7 +411,7 @@ def frechet_score(
     "Fréchet distance with its protocol; it is called FID only when the extractor is the standard Inception"
     m = {k:o for k,o in a.meta.items() if k in ('extractor','resize','range','size') and (k,o)!=('resize','none')}
     return Score('FID' if a.meta.get('extractor','').startswith('inception-6726825d') else 'FD', frechet(a, b, method), None,
-                 m | dict(n=a.n, reference=reference or b.meta.get('source') or None, n_reference='unknown' if b.n is None else b.n) | protocol)
+                 m | dict(n=a.n, reference=reference or b.meta.get('source') or None, n_reference='unknown' if b.n is None else b.n, method=None if method=='exact' else method) | protocol)
 
 # %% ../nbs/12_metrics.ipynb #31b2109b
 def as_table(

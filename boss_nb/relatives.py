@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kid', 'precision_recall', 'density_coverage', 'sliced_wasserstein', 'frechet_infinity', 'relatives']
 
-# %% ../nbs/12c_relatives.ipynb #2cb80235
-import math, operator, warnings
+# %% ../nbs/12c_relatives.ipynb #b0fb6a3d
+import math, warnings
 import torch
 from torch import Tensor
 from .core import *
@@ -27,13 +27,6 @@ def _pair(a, b, least=2):
     a, b = res
     if a.shape[1]!=b.shape[1]: raise ValueError(f'a and b must have as many features, got {a.shape[1]} and {b.shape[1]}')
     return a, b.to(a.device)
-
-def _count(name, o, lo, hi=None):
-    "`o` as an integer in its range"
-    try: i = operator.index(o)
-    except TypeError: i = None
-    if i is None or i < lo or (hi is not None and i > hi): raise ValueError(f'{name} must be an integer of at least {lo}{"" if hi is None else f" and at most {hi}"}, got {o}')
-    return i
 
 def _blocks(n, blocks, seed, device):
     "A random block number for every item; sizes differ by one at most"
@@ -88,14 +81,14 @@ def kid(
 )->Score: # 'KD', may be negative; error by the jackknife
     "Kernel distance: unbiased squared MMD with a polynomial kernel; of the standard Inception's features it is KID, and `relatives`, which knows the extractor, calls it so"
     a, b = _pair(a, b, 3)
-    degree, chunk, g = _count('degree', degree, 1), _count('chunk', chunk, 1), 1/a.shape[1] if gamma is None else float(gamma)
+    degree, chunk, g = whole('degree', degree, 1), whole('chunk', chunk, 1), 1/a.shape[1] if gamma is None else float(gamma)
     if not 0 < g < math.inf: raise ValueError(f'gamma must be above 0, got {gamma}')
     f, n, m = lambda K: (g*K+coef0)**degree, len(a), len(b)
     said = dict(n=n, n_reference=m, kernel=f'({g:.4g} xy + {coef0:.4g})^{degree}', error_by='jackknife')
     if subsets is None:
         v, va, vb = _mmd2(a, b, f, chunk)
         return _score('KD', v, math.sqrt(va+vb), subsets='all pairs', **said)
-    L, s = _count('subsets', subsets, 1), _count('subset_size', subset_size, 3, min(n,m))
+    L, s = whole('subsets', subsets, 1), whole('subset_size', subset_size, 3, min(n,m))
     gen = torch.Generator().manual_seed(seed)
     draw = lambda o: o[torch.randperm(len(o), generator=gen)[:s].to(o.device)]
     v, va, vb = torch.tensor([_mmd2(draw(a), draw(b), f, chunk) for _ in range(L)], dtype=torch.float64).mean(0).tolist()
@@ -140,7 +133,7 @@ def _ball_scores(a, b, want, blocks, seed, chunk):
     a, b = _pair(a, b); n, m = len(a), len(b)
     for k,_ in want.values():
         if min(n,m) <= k: raise ValueError(f'k must be below the number of items of either set, {min(n,m)}, got {k}')
-    chunk, blocks, jobs = _count('chunk', chunk, 1), _count('blocks', blocks, 3), sorted(set(want.values()))
+    chunk, blocks, jobs = whole('chunk', chunk, 1), whole('blocks', blocks, 3), sorted(set(want.values()))
     B = min(blocks, min(n,m)//(4*(jobs[-1][0]+1)))
     full, err = _balls(a, b, jobs, chunk), None
     if B >= 3:
@@ -161,7 +154,7 @@ def precision_recall(
     chunk:int=4096,    # rows of the distance matrix in memory at a time
 )->list: # two `Score`s, 0 to 1
     "Improved precision and recall: which generated items lie among the real ones, and the reverse"
-    k = _count('k', k, 1)
+    k = whole('k', k, 1)
     return _ball_scores(a, b, {o:(k, bool(closed)) for o in ('precision','recall')}, blocks, seed, chunk)
 
 def density_coverage(
@@ -174,7 +167,7 @@ def density_coverage(
     chunk:int=4096,    # rows of the distance matrix in memory at a time
 )->list: # two `Score`s, the first at least 0, the second 0 to 1
     "Density and coverage: how many real balls hold a generated item, and which real balls hold any"
-    k = _count('k', k, 1)
+    k = whole('k', k, 1)
     return _ball_scores(a, b, {o:(k, bool(closed)) for o in ('density','coverage')}, blocks, seed, chunk)
 
 # %% ../nbs/12c_relatives.ipynb #9991ff76
@@ -200,7 +193,7 @@ def sliced_wasserstein(
     "Sliced Wasserstein distance: mean cost of moving one set onto the other, seen from random directions"
     a, b = _pair(a, b); n, m = len(a), len(b)
     if not 1 <= p < math.inf: raise ValueError(f'p must be at least 1 and finite, got {p}')
-    L, blocks, chunk = _count('n_projections', n_projections, 2), min(_count('blocks', blocks, 2), n, m), _count('chunk', chunk, 1)
+    L, blocks, chunk = whole('n_projections', n_projections, 2), min(whole('blocks', blocks, 2), n, m), whole('chunk', chunk, 1)
     theta = torch.randn(L, a.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     theta, groups, rows = (theta/theta.norm(dim=1, keepdim=True)).to(a.device), [_blocks(len(o), blocks, seed, a.device) for o in (a,b)], []
     for i,_ in batches(L, chunk):
@@ -230,7 +223,7 @@ def frechet_infinity(
     method:str='exact',  # see `frechet_distance`
 )->Score: # may be negative; error by the jackknife
     "Fréchet distance extrapolated to infinitely many items by the jackknife, with its standard error; warns below 5d items, where it is too low"
-    fixed, blocks = isinstance(reference, FeatureStats), _count('blocks', blocks, 3)
+    fixed, blocks = isinstance(reference, FeatureStats), whole('blocks', blocks, 3)
     a, b = _pair(a, a if fixed else reference)
     n, m, d = len(a), reference.n if fixed else len(b), a.shape[1]
     if fixed and reference.dim!=d: raise ValueError(f'a and reference must have as many features, got {d} and {reference.dim}')
@@ -268,7 +261,7 @@ def relatives(
     for o in which:
         if o not in _relatives: raise ValueError(f'which must hold names out of {", ".join(_relatives)}, got {o!r}')
     a, b = _pair(a, b)
-    balls = {o:(_count('k', k, 1), True) if o in ('precision','recall') else (_count('k_density', k_density, 1), False) for o in which if o in _relatives[1:5]}
+    balls = {o:(whole('k', k, 1), True) if o in ('precision','recall') else (whole('k_density', k_density, 1), False) for o in which if o in _relatives[1:5]}
     res = dict(zip(balls, _ball_scores(a, b, balls, 5, seed, chunk))) if balls else {}
     if 'kid' in which: res['kid'] = kid(a, b, subsets, subset_size, seed, chunk=chunk)
     if 'swd' in which: res['swd'] = sliced_wasserstein(a, b, n_projections, seed=seed, blocks=blocks)
