@@ -1,9 +1,10 @@
 "A run for `test_loop.py` to kill, interrupt and spread over processes: loop_script.py FOLDER KEY=VALUE..."
-import json, os, signal, sys, time
+import copy, json, os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from boss_nb.core import noise, set_seed
+from boss_nb.generator import GeneratorMatchingCallback
 from boss_nb.loop import fit_method, join_processes, world
 from boss_nb.models import MLP
 from boss_nb.schedules import uniform
@@ -15,12 +16,18 @@ join_processes()
 set_seed(0); net = MLP(2, 16, 2)
 t = torch.linspace(0, 1, 11, dtype=torch.float64)
 states = States.of(teacher_states(net, noise(200, (2,)), [0,5,10], t, progress=False), t[[0,5,10]])
+teacher = net
 if kw.get('rank'): net = add_lora(net, int(kw['rank']))
-class Slow(StraightenCallback):
+generate = kw.get('method')=='generator'
+class Slow(GeneratorMatchingCallback if generate else StraightenCallback):
     def before_batch(self):
         super().before_batch()
         if world()[0]==1 and str(self.course.step)==kw.get('interrupt'): os.kill(os.getpid(), signal.SIGINT)
         print('step', self.course.step, flush=True); time.sleep(float(kw.get('sleep', 0)))
-learn = fit_method(net, Slow(uniform(2), states), int(kw.get('n_iter', 40)), 32, 1e-2, accumulate=int(kw.get('accumulate', 1)), folder=None if kw.get('plain') else folder/'run', save_every=5, progress=False)
+if generate:
+    net = copy.deepcopy(teacher)
+    for p in net.parameters(): p.data.mul_(1.1)
+method = Slow(teacher, copy.deepcopy(teacher), (2,), ratio=2, online_warmup=4, limit=float(kw['limit']) if 'limit' in kw else None) if generate else Slow(uniform(2), states)
+learn = fit_method(net, method, int(kw.get('n_iter', 40)), 32, 1e-2, accumulate=int(kw.get('accumulate', 1)), valid=64, folder=None if kw.get('plain') else folder/'run', save_every=5, progress=False)
 if world()[0]==0:
-    (folder/'result.json').write_text(json.dumps(dict(losses=torch.stack(learn.curve.losses).tolist(), weights=[p.flatten().tolist() for p in learn.model.net.parameters()], world=world()[1], before=learn.before, after=learn.after)))
+    (folder/'result.json').write_text(json.dumps(dict(losses=torch.stack(learn.curve.losses).tolist(), weights=[p.flatten().tolist() for m in (learn.model.net, *([method.online] if generate else [])) for p in m.parameters()], world=world()[1], before=learn.before, after=learn.after)))

@@ -20,6 +20,9 @@ def run(folder, **kw):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'), plain=1)
 
+@pytest.fixture(scope='module')
+def generated(tmp_path_factory): return run(tmp_path_factory.mktemp('generated'), plain=1, method='generator')
+
 def stop(folder, sig, at, **kw):
     folder.mkdir(exist_ok=True)
     p = subprocess.Popen([sys.executable, '-u', script, str(folder), 'sleep=.03', *(f'{k}={o}' for k,o in kw.items())], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -48,7 +51,15 @@ def torchrun(folder, n, fails=False, **kw):
     assert r.returncode==0, r.stderr[-3000:]
     return json.loads((folder/'result.json').read_text())
 
-@pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2)])
+@pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT])
+def test_a_generator_stopped_and_continued(tmp_path, generated, sig):
+    "Two networks, two optimisers and an average, all of them to the bit"
+    stop(tmp_path, sig, 17, method='generator')
+    assert load_state(tmp_path/'run/last.safetensors')[1]['done']==15 if sig==signal.SIGKILL else True
+    got = run(tmp_path, method='generator')
+    assert got['weights']==generated['weights'] and got['losses']==generated['losses'] and (got['before'], got['after'])==(generated['before'], generated['after'])
+
+@pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2), dict(method='generator', limit=1), dict(method='generator', accumulate=2)])
 def test_two_processes_are_one(tmp_path, kw):
     one, two = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'two', 2, **kw)
     assert (one['world'], two['world'])==(1, 2)
