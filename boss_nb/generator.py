@@ -244,6 +244,7 @@ def _begin(teacher, init, rank, alpha, targets, seed, checkpointing):
     if checkpointing: checkpoint_gradients(g)
     return g
 
+# %% ../nbs/11_generator.ipynb #5cfb8200
 def match_generator(
     teacher:nn.Module,        # velocity network, left as it is; averaged (EMA) weights
     shape:tuple=None,         # of one sample, default what the teacher says (`meta['shape']` or `shape`)
