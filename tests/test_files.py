@@ -141,7 +141,7 @@ def public_readers():
 def test_every_reader_is_among_them():
     harmless = {'core.atomic_write', 'cli.check_writable', 'cli.tempfile_in', 'cli.demo_picture', 'models.check_keys', 'models.fill_net', 'models.steady', 'diffusers.comfy_sigmas', 'extractors.fetch', 'extractors.inception_body', 'data.image_files'}   # write, list, or take the path for a message
     also = {'ncsnpp.load_rectified_flow', 'diffusers.lora_facts', 'diffusers.lora_schedules', 'diffusers.use_lora_schedule'}   # tested below
-    also |= {'states.States.open', 'states.store_states', 'straighten.straighten', 'cli.boss_straighten', 'cli.boss_evaluate'}   # in test_states.py; what reads for straighten is fit_method, for boss_evaluate sweep
+    also |= {'states.States.open', 'states.store_states', 'straighten.straighten', 'generator.match_generator', 'cli.boss_straighten', 'cli.boss_evaluate'}   # in test_states.py; what reads for straighten and match_generator is fit_method, for boss_evaluate sweep
     found = set(public_readers())
     assert not (left := found-set(loaders)-also-harmless), f'give these hostile files too: {left}'
     assert set(loaders)-{'cli.load_model'} <= found
