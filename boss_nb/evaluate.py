@@ -132,6 +132,7 @@ def _velocity_facts(v, schedule, solver, seed, cond):
     s = schedule if isinstance(schedule, Schedule) else None
     return dict(fingerprint=identity_of(v), knots=as_knots(schedule).tolist(), solver=solver_of(schedule, solver), coefs=getattr(s, 'coefs', None), seed=seed, cond={k:_what(k, o) for k,o in cond.items()})
 
+# %% ../nbs/12d_evaluate.ipynb #d484f256
 @dataclass
 class _Run:
     "Samples of one process: sums, ranges, first images"

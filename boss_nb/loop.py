@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['dtypes', 'seed_of', 'Order', 'Stream', 'told', 'Objective', 'Method', 'mean_loss', 'l2', 'pseudo_huber', 'Perceptual',
-           'loss_of', 'world', 'join_processes', 'Course', 'Accumulate', 'Scaled', 'Curve', 'Saver', 'Spread', 'Live',
-           'amp_dtype', 'held_out_loss', 'fit_method']
+           'loss_of', 'world', 'join_processes', 'Course', 'Accumulate', 'Scaled', 'Curve', 'optimizer_state',
+           'load_optimizer_state', 'Saver', 'Spread', 'Live', 'amp_dtype', 'held_out_loss', 'fit_method']
 
 # %% ../nbs/05b_loop.ipynb #b8822342
 import atexit, contextlib, csv, functools, inspect, json, math, os, signal, threading, time
@@ -96,8 +96,10 @@ class Objective(nn.Module):
             d, keep = self.dtype, getattr(self.net, 'full_time', False)
             cast = lambda o: o.to(d) if isinstance(o, Tensor) and o.is_floating_point() else o
             return self.net(cast(x), t if keep else cast(t), *map(cast, args), **{k:cast(o) for k,o in kw.items()}).to(x.dtype)
+    @property
+    def velocity(self): return self.net if self.amp is None and self.dtype==torch.float32 else self.call
     def forward(self, *args):
-        l = self.method.loss(self.net if self.amp is None and self.dtype==torch.float32 else self.call, *args)
+        l = self.method.loss(self.velocity, *args)
         if l.ndim!=1: raise ValueError(f'{type(self.method).__name__}.loss must give one number per sample, got shape {tuple(l.shape)}')
         return l.float()
 
@@ -291,6 +293,22 @@ def _rows_before(path, step):
         with open(path, newline='') as f: return [r for r in list(csv.reader(f))[1:] if r and int(r[0])<=step]
     except ValueError: raise ValueError(f'{path} is not a log of a run: move it away, or give another folder') from None
 
+# %% ../nbs/05b_loop.ipynb #313f54c3
+def optimizer_state(
+    opt:torch.optim.Optimizer, # any of torch's
+)->dict: # name → tensor; names are `00003.exp_avg`
+    "What an optimiser remembers, as tensors for a file"
+    return {f'{i:05}.{k}': torch.as_tensor(x) for i,s in opt.state_dict()['state'].items() for k,x in s.items()}
+
+def load_optimizer_state(
+    opt:torch.optim.Optimizer, # of the same parameters
+    tensors:dict,              # from `optimizer_state`
+)->None:
+    "Make an optimiser remember that, and nothing else"
+    o = opt.state_dict(); o['state'] = {}
+    for k,x in tensors.items(): i,n = k.split('.', 1); o['state'].setdefault(int(i), {})[n] = x
+    opt.load_state_dict(o)
+
 # %% ../nbs/05b_loop.ipynb #8a1710ce
 class Saver(Callback):
     "Keep a run in a folder, every so many steps and when it is stopped, and go on from there"
@@ -309,9 +327,9 @@ class Saver(Callback):
         "Write `last.safetensors`"
         done = self.course.step+1
         if self.course.rank==0:
-            live, avg = self._parts(); o = self.opt.opt.state_dict()
+            live, avg = self._parts()
             state = {f'live.{k}': p for k,p in live.items()} | {f'avg.{k}': p for k,p in avg.items()} | {f'method.{k}': p for k,p in self.learn.method.state().items()}
-            state |= {f'opt.{i:05}.{k}': torch.as_tensor(x) for i,s in o['state'].items() for k,x in s.items()}
+            state |= {f'opt.{k}': x for k,x in optimizer_state(self.opt.opt).items()}
             state['losses'] = torch.stack(self.learn.curve.losses).float()
             scaled = getattr(self.learn, 'scaled', None)
             try: save_state(self.path, state, kind='boss_nb.run', done=done, ema_step=self.learn.ema.step, settings=self.settings, scaler=dict(scaled.scaler.state_dict(), bad=scaled.bad) if scaled else None, before=self.learn.before)
@@ -330,11 +348,8 @@ class Saver(Callback):
             if live[k].shape!=s[f'live.{k}'].shape: raise ValueError(f'{self.path} holds {k} of shape {tuple(s[f"live.{k}"].shape)}, and the network has {tuple(live[k].shape)}')
         with torch.no_grad():
             for k in live: live[k].copy_(s[f'live.{k}']); avg[k].copy_(s[f'avg.{k}'])
-        o = self.opt.opt.state_dict(); o['state'] = {}
-        for k,x in s.items():
-            if k.startswith('opt.'): _,i,n = k.split('.',2); o['state'].setdefault(int(i), {})[n] = x
-        self.opt.opt.load_state_dict(o)
-        self.learn.method.load_state({k.removeprefix('method.'): o for k,o in s.items() if k.startswith('method.')})
+        part = lambda name: {k.removeprefix(name): o for k,o in s.items() if k.startswith(name)}
+        load_optimizer_state(self.opt.opt, part('opt.')); self.learn.method.load_state(part('method.'))
         self.learn.ema.step, self.learn.before, self.at = m['ema_step'], m['before'], m['done']
         self.learn.curve.losses, self.learn.guard.first = list(s['losses'].to(self.course.device)), s['losses'][:10].tolist()
         if m.get('scaler') and hasattr(self.learn, 'scaled'): self.learn.scaled.bad = m['scaler'].pop('bad', 0); self.learn.scaled.scaler.load_state_dict(m['scaler'])
