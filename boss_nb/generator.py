@@ -51,17 +51,17 @@ def limited(
 # %% ../nbs/11_generator.ipynb #b1663945
 class GeneratorMatchingCallback(Method):
     "Flow Generator Matching: owns the online network and its optimiser, and gives the generator its loss"
-    order, n, n_bins = 5, 2**20, 4
+    order, n, n_bins, span = 5, 2**20, 4, 1.    # matching wanders about its aim: average from the start
     def __init__(self,
         teacher:Callable,        # velocity `u(x, t, **cond)`, on the device of training; is not trained
         online:nn.Module,        # velocity network that follows the generator, starts as the teacher; trained here
         shape:tuple,             # of one sample
         schedule=1,              # the generator's steps: a `Schedule`, knots from 0 to 1, or a number of equal steps
         a:float=.5,              # 1/2 for the exact gradient, 1 for the practice of the paper
-        ratio:int=5,             # online steps for each generator step
+        ratio:int=3,             # online steps for each generator step
         lr:float=5e-4,           # of the online network, at the generator's peak; follows the same course
         online_warmup:int=100,   # online steps before the generator's first
-        online_decay:float=.98,  # of the online network's weight average, which the generator is told by; 0 for none
+        online_decay:float=.98,  # of the online network's weight average, which the generator is told by; less if it moves fast, 0 for none
         time='uniform',          # density of times, see `time_densities`, or a function from uniform numbers to times
         until:float=.95,         # times end here, in (0,1]
         weight:float=1.,         # of times in the generator's loss: this power of 1-t
@@ -94,9 +94,9 @@ class GeneratorMatchingCallback(Method):
 # %% ../nbs/11_generator.ipynb #1665b995
 @patch
 def draw(self:GeneratorMatchingCallback, gen, idx):
-    k = len(idx)
+    k = len(idx); q = (torch.rand(k, generator=gen)+torch.randperm(k, generator=gen))/k      # stratified: one in each k-th of the range
     rows = [o[torch.randint(len(o), (k,), generator=gen)].cpu() for o in self.cond.values()]
-    return torch.randn(k, *self.shape, generator=gen), torch.randn(k, *self.shape, generator=gen), self.until*self.time(torch.rand(k, generator=gen)), *rows
+    return torch.randn(k, *self.shape, generator=gen), torch.randn(k, *self.shape, generator=gen), self.until*self.time(q), *rows
 
 @patch
 def bins(self:GeneratorMatchingCallback, z, eps, t, *cond): return (t*4).long().clamp(0, 3)
@@ -147,7 +147,7 @@ def _catch_up(self:GeneratorMatchingCallback, net, step, k, bs, rate=1.):
     for j in range(k):
         gen = torch.Generator().manual_seed(seed_of(self.seed, step, 3, j))
         l = self.follow(net, *(o[rank::many].to(dev) for o in self.draw(gen, torch.arange(bs))))
-        n = int(self.opt_online.state[self.own[0]]['step']); keep = min(self.online_decay, n/(n+10))     # no memory of the beginning
+        n = int(self.opt_online.state[self.own[0]]['step']); keep = min(self.online_decay, n/(n+1))      # no memory of the beginning
         torch._foreach_lerp_([o.data for o in self.live], [p.data for p in self.own], 1-keep)
     self._swap()
     return l
@@ -236,11 +236,11 @@ def match_generator(
     init=None,                # where the generator starts: a `Straightened` student of the same steps, or a network; default the teacher
     rank:int=0,               # 0 trains every weight; otherwise generator and online network are LoRAs of this rank
     n_iter:int=1000,          # generator steps
-    bs:int=96,                # samples per step, of either network
+    bs:int=192,               # samples per step, of either network
     lr:float|None=None,       # peak learning rate of the generator, default 2e-4 (full) or 1e-3 (LoRA)
     lr_online:float|None=None,# of the online network, default 2.5 times that
     a:float=.5,               # 1/2 for the exact gradient, 1 for the practice of the paper
-    ratio:int=5,              # online steps for each generator step; below 3 is unstable
+    ratio:int=3,              # online steps for each generator step; fewer are unstable
     time='uniform',           # density of times: a name in `time_densities`, or a function from uniform numbers to times
     cond:dict=None,           # conditions: tensors of rows to draw from, such as `dict(y=torch.arange(10))`
     decay:float=.99,          # of the generator's weight average

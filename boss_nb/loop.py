@@ -108,6 +108,7 @@ class Method(Callback):
     "A way to train a velocity network: what is drawn for a batch, and the loss of it"
     name = 'method'               # `learn.method`, whatever a subclass is called
     order, eval_mode = 5, True    # the teacher answers without dropout, and so must the student
+    span = .1                     # of the weight average, see `EMA`
     n = 0                         # number of items to draw from
     def draw(self, gen, idx)->tuple: "What a batch of items `idx` needs, from generator `gen`: CPU tensors, first axis along `idx`"; raise NotImplementedError
     def load(self, *ticket)->tuple: "Tensors for `loss` from rows of what was drawn"; return ticket
@@ -439,7 +440,7 @@ def held_out_loss(
 def _parts_of_run(method, n_iter, bs, lr, clip, warmup, accumulate, amp, seed, decay, folder, save_every, explode, device, settings):
     "The callbacks of a run"
     path = Path(folder)/'log.csv' if folder else None
-    cbs = [Course(n_iter, bs, lr, warmup, accumulate, seed, device), method, Accumulate(), Curve(path, n_bins=getattr(method, 'n_bins', 0)), Live(), EMA(decay), GradientClip(clip), StopOnNaN(explode)]
+    cbs = [Course(n_iter, bs, lr, warmup, accumulate, seed, device), method, Accumulate(), Curve(path, n_bins=getattr(method, 'n_bins', 0)), Live(), EMA(decay, method.span), GradientClip(clip), StopOnNaN(explode)]
     if amp=='fp16': cbs.append(Scaled(device))
     if world()[1] > 1: cbs.append(Spread())
     if folder: cbs.append(Saver(folder, save_every, settings))

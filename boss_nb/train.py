@@ -55,9 +55,11 @@ class EMA(Callback):
     order = 70
     def __init__(self,
         decay:float=0.999, # final decay, in [0,1)
+        span:float=.1,     # until that is reached: the share of the steps so far that the average is about, in (0,1]
     ):
         if not 0 <= decay < 1: raise ValueError(f'decay must be in [0,1), got {decay}')
-        self.decay, self.step = decay, 0
+        if not 0 < span <= 1: raise ValueError(f'span must be above 0 and at most 1, got {span}')
+        self.decay, self.span, self.step = decay, span, 0
     def _live(self): return [p for p in self.model.parameters() if p.requires_grad]
     def before_fit(self):
         self.swapped = False
@@ -65,7 +67,7 @@ class EMA(Callback):
         self.step = 0
     def after_step(self):
         self.step += 1
-        d = min(self.decay, self.step/(self.step+10))
+        d = min(self.decay, self.step/(self.step+1/self.span))
         with torch.no_grad(): torch._foreach_lerp_(self.avg, self._live(), 1-d)
     def _swap(self):
         with torch.no_grad():
