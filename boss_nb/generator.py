@@ -163,14 +163,14 @@ def lessons(self:GeneratorMatchingCallback, net, draws):
     "What the online network learns from batches of `draw`: a list of `(x_t, t, velocity, *cond)`"
     xs = [self.generate(net, z, *cond) for z,_,_,*cond in draws]
     if not self.stable: return [(interpolate(eps, x, t), t, x-eps, *cond) for x,(_,eps,t,*cond) in zip(xs, draws)]
-    pool, n, out = _everyones(torch.cat(xs)), 0, []
+    pool, out = _everyones(torch.cat(xs)), []; k = world()[0]*len(pool)//world()[1]        # where this process's rows begin
     ids = [_everyones(torch.cat(o)).unique(dim=0, return_inverse=True)[1] for o in zip(*(d[3:] for d in draws))]      # equal conditions, equal numbers
     for x,(_,eps,t,*cond) in zip(xs, draws):
-        mine = world()[0]*len(pool)//world()[1]+n+torch.arange(len(x), device=x.device); n += len(x)
-        same = torch.stack([i[mine,None]==i for i in ids]).all(0) if ids else None
+        same = torch.stack([i[k:k+len(x),None]==i for i in ids]).all(0) if ids else None; k += len(x)
         out.append((interpolate(eps, x, t), t, stable_targets(x, eps, t, pool, same), *cond))
     return out
 
+# %% ../nbs/11_generator.ipynb #b1afdc0c
 @patch
 def _catch_up(self:GeneratorMatchingCallback, net, step, k, bs, rate=1.):
     "Online steps on fresh images; the part of this process"
@@ -197,7 +197,8 @@ def setup(self:GeneratorMatchingCallback, net): self._net, self.warm = net, Fals
 @patch
 def held_out(self:GeneratorMatchingCallback, gen, idx):
     if not self.warm:                                                # before anything is measured, and not again when a run goes on
-        if self.online_warmup: self._catch_up(self._net, 2**31, self.online_warmup, 128)
+        many = world()[1]
+        if self.online_warmup: self._catch_up(self._net, 2**31, self.online_warmup, -(-128//many)*many)       # as many to each process
         self.warm = True
     return self.draw(gen, idx)
 

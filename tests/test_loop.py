@@ -69,6 +69,12 @@ def test_two_processes_are_one(tmp_path, kw):
     assert flat(two)==pytest.approx(flat(one), abs=1e-4)
     assert sorted(os.listdir(tmp_path/'two/run'))==['last.safetensors', 'log.csv']
 
+def test_three_processes_are_one(tmp_path):
+    "Three do not divide the generator's warm-up batch of 128: each takes part in 129"
+    kw = dict(method='generator', bs=33)
+    one, three = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'three', 3, **kw)
+    assert three['world']==3 and three['after']==pytest.approx(one['after'], rel=.15) and three['losses'][-10:]==pytest.approx(one['losses'][-10:], rel=.25)
+
 @pytest.mark.parametrize('what', ['cut', 'empty', 'another kind', 'another network'])
 def test_foreign_checkpoints(tmp_path, what):
     torch.manual_seed(0); net, z, f = MLP(2, 8, 1), noise(40, (2,)), tmp_path/'run/last.safetensors'
