@@ -27,16 +27,12 @@ export OMP_NUM_THREADS=1                 # processes run side by side: one threa
 nbdev_test --timing --n_workers "$workers"
 unset OMP_NUM_THREADS
 
-step 'wheel, in a fresh environment with the newest dependencies'
-work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-pip wheel -q --no-deps -w "$work" .
-"${PYTHON:-python3}" -m venv "$work/env"
-"$work/env/bin/pip" install -q "$work"/boss_nb-*.whl
-(cd "$work" && env/bin/boss_demo --quick --out demo && env/bin/python "$root/tests/use_wheel.py" "$root")
+step 'sdist and wheel, in a fresh environment with the newest dependencies'
+bash tests/wheel.sh
 
 step 'documentation site'
 if [ -z "$(command -v chromium chromium-browser google-chrome)" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } >"$work/apt.log" 2>&1 || echo 'no Chromium could be installed: the browser tests will be skipped'
+    { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } >/dev/null 2>&1 || echo 'no Chromium could be installed: the browser tests will be skipped'
 fi
 python tools/build_docs.py
 

@@ -35,6 +35,7 @@ for f in ('digits.png','plan.json','adapter.safetensors'): assert (Path('demo')/
 for s in ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid','boss_evaluate'):
     r = subprocess.run([Path(sys.executable).parent/s, '--help'], capture_output=True, text=True)
     assert r.returncode==0 and '--seed' in r.stdout and '--json' in r.stdout, (s, r.stderr)
+r = subprocess.run([sys.executable, '-m', 'boss_nb', '--version'], capture_output=True, text=True); assert r.stdout.startswith(f'boss_nb {version("boss_nb")}, torch '), r
 names = {str(f) for f in files('boss_nb')}
 for n in ('boss_nb/weights/digits_stats.npz','boss_nb/weights/digits_unet.safetensors','boss_nb/weights/digits_classifier.safetensors','boss_nb/py.typed'): assert n in names, n
 assert any('LICENSE' in n for n in names)
