@@ -78,7 +78,9 @@ def read_path(
     k:int,       # number of jumps
     start:int=0, # first node
 )->list: # k+1 nodes
-    "Follow the table from `start` to the end in `k` jumps"
+    "Follow the table from `start` to the end in `k` jumps; `ValueError` where no path leads there"
+    last = A.shape[1]-1
+    if not 0 <= start <= last or not 0 <= k < len(A) or (A[k,start] < 0 if k else start!=last): raise ValueError(f'no path of {k} jumps from node {start} to {last}: too few or too many, or every one has a jump of infinite cost')
     p = [start]
     for j in range(k, 0, -1): p.append(int(A[j, p[-1]]))
     return p

@@ -143,7 +143,9 @@ class Method(Callback):
         except MemoryError as e: raise MemoryError(str(e) or 'no memory for a batch') from e      # fastai wants words
         self.learn.yb = (torch.zeros(len(ticket[0]), dtype=torch.long) if k is None else k,)
 
-def mean_loss(losses, bins): return losses.mean()
+def mean_loss(losses, bins):
+    "Mean over samples, whatever interval they belong to"
+    return losses.mean()
 
 # %% ../nbs/05b_loop.ipynb #805255fc
 def l2(

@@ -155,7 +155,9 @@ def seeded_noise(
     for o,s in zip(out, seeds.tolist()): torch.randn(shape, generator=g.manual_seed(s), dtype=dtype, out=o)
     return out
 
-def draw_seeds(gen, n): return torch.randint(2**62, (n,), generator=gen)
+def draw_seeds(gen, n):
+    "Seeds for the noise of n samples, from a generator"
+    return torch.randint(2**62, (n,), generator=gen)
 
 # %% ../nbs/10_reflow.ipynb #0fee5c39
 class AnnealingReflow(Reflow):

@@ -188,6 +188,23 @@ def ends(self:States,
     "Noise and what the teacher makes of it"
     return self.pick(idx, self.index(0)), self.pick(idx, self.index(1))
 
+# %% ../nbs/08b_states.ipynb #13f41cb2
+@patch
+def show(self:States,
+    n:int=12, # trajectories, from the first
+):
+    "Images row by row from noise to data, or points in the plane; returns the axes"
+    import matplotlib.pyplot as plt
+    n = min(n, self.n); x = self[torch.arange(n if len(self.shape)==3 else min(self.n, 2000))]
+    if len(self.shape)==3 and self.shape[0] in (1,3):
+        ax = show_images(x.transpose(0, 1).flatten(0, 1), n); g = ax.images[0].get_array().shape[0]/len(self.times)
+        ax.axis('on'); ax.set_xticks([]); ax.set_yticks([(k+.5)*g for k in range(len(self.times))], [f't={o:.2f}' for o in self.times.tolist()], fontsize=7); return ax
+    if self.shape==(2,):
+        axs = plt.subplots(1, len(self.times), figsize=(1.5*len(self.times),1.6), sharex=True, sharey=True, squeeze=False)[1][0]
+        for ax,k,o in zip(axs, range(len(self.times)), self.times.tolist()): ax.plot(*x[:,k].T, '.', ms=1); ax.set_title(f't={o:.2f}', fontsize=8); ax.set_aspect('equal')
+        return axs
+    raise ValueError(f'states must be images with 1 or 3 channels, or points in the plane, to be shown, got shape {self.shape}')
+
 # %% ../nbs/08b_states.ipynb #4940531c
 def _net(v):
     "The network of a velocity that is counted, or a student, or in a bundle; None for a function"

@@ -238,6 +238,22 @@ def show(self:Straightened,
     rows = [sample(v, noise, n_steps, **cond), sample(v, noise, s, **cond), sample(self, noise, s, **cond)]
     return show_images(torch.cat(rows), len(noise), f'teacher, {n_steps} steps; before, {s.nfe}; after, {s.nfe}')
 
+# %% ../nbs/09_straighten.ipynb #efd6c17b
+def _curve_svg(losses, w=480, h=64):
+    "A loss curve as SVG, logarithmic, at most 120 points"
+    l = losses.double().flatten(); k = max(1, len(l)//120); l = l[:len(l)//k*k].reshape(-1, k).mean(1).clamp_min(1e-30).log10()
+    lo, hi = l.min().item(), l.max().item(); say = lambda y, v: f'<text x="{w-6}" y="{y}" font-size="10" fill="currentColor" text-anchor="end">{10**v:.2g}</text>'
+    pts = ' '.join(f'{10+i*(w-70)/max(1, len(l)-1):.1f},{6+(hi-o)/max(hi-lo, 1e-9)*(h-12):.1f}' for i,o in enumerate(l.tolist()))
+    return f'<svg width="{w}" height="{h}" role="img" aria-label="training loss, from {losses[0]:.2g} to {losses[-1]:.2g}"><polyline points="{pts}" fill="none" stroke="currentColor" stroke-width="1.2"/>{say(14, hi)}{say(h-4, lo)}</svg>'
+
+@patch
+def _repr_html_(self:Straightened):
+    m = self.meta; how = f"LoRA of rank {m['rank']}" if m.get('rank') else 'all weights'
+    told = ', '.join(f'{k} {m[k]:g}' for k in ('n_iter','bs','lr','seed') if isinstance(m.get(k), (int, float)))
+    loss = f'held-out loss {self.loss_before:.4g} → {self.loss_after:.4g}'
+    return (f"<div><b>{m.get('kind', 'straightened')}</b>, {how} ({trainable(self.model):,} parameters); {told}<br>{loss}"
+            + ('' if self.losses is None or not len(self.losses) else '<br>'+_curve_svg(self.losses)) + '</div>' + ''.join(s._repr_html_() for s in self.schedules))
+
 # %% ../nbs/09_straighten.ipynb #9ea6b82e
 class _Cycle:
     "Rows that begin again after the last"

@@ -1,6 +1,7 @@
 "The documentation site in headless Chromium, as a reader meets it. BOSS_SITE names a folder that is already built."
-import functools, http.server, os, re, shutil, subprocess, sys, threading
+import functools, html, http.server, importlib, inspect, json, os, re, shutil, struct, subprocess, sys, threading
 from pathlib import Path
+from urllib.parse import urlsplit
 import pytest
 
 root = Path(__file__).resolve().parent.parent
@@ -18,14 +19,34 @@ def site(tmp_path_factory):
     subprocess.run([sys.executable, root/'tools'/'build_docs.py', '--out', out], check=True)
     return out
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *a): pass
+def settings():
+    from nbdev.config import get_config
+    return get_config(path=root)
 
 @pytest.fixture(scope='session')
-def url(site):
-    srv = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(site)))
+def base(): return f'{settings().doc_host}{settings().doc_baseurl}'
+
+class Host(http.server.SimpleHTTPRequestHandler):
+    "The site where it will live, under `up`; as on GitHub Pages, an address that is not there is answered with 404.html"
+    up = ''
+    def log_message(self, *a): pass
+    def send_head(self):
+        if not self.path.startswith(self.up+'/'): return self.send_error(404)
+        self.path = self.path[len(self.up):]
+        return super().send_head()
+    def send_error(self, code, *a, **kw):
+        page = Path(self.directory)/'404.html'
+        if code!=404 or not page.exists(): return super().send_error(code, *a, **kw)
+        body = page.read_bytes()
+        self.send_response(404); self.send_header('Content-Type', 'text/html'); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        self.wfile.write(body)
+
+@pytest.fixture(scope='session')
+def url(site, base):
+    Host.up = urlsplit(base).path
+    srv = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Host, directory=str(site)))
     threading.Thread(target=srv.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{srv.server_port}/'
+    yield f'http://127.0.0.1:{srv.server_port}{Host.up}/'
     srv.shutdown()
 
 @pytest.fixture(scope='session')
@@ -56,13 +77,15 @@ def new_page(browser, url):
 @pytest.fixture
 def page(new_page): return new_page()
 
-def test_no_broken_links(site): assert build_docs.broken(site)==[]
+def test_no_broken_links(site, base): assert build_docs.broken(site, urlsplit(base).path)==[]
 
 def test_broken_links_are_found(tmp_path):
     (tmp_path/'a.html').write_text('<h2 id="x"></h2><a href="b.html"></a><a href="#y"></a><a href="#x"></a><img src="no.png"><script src="https://x.org/k.js"></script>')
     (tmp_path/'s.css').write_text('@import url(//fonts.org/f?a=1;2);')
     assert build_docs.broken(tmp_path)==['a.html loads https://x.org/k.js from outside', 'a.html: #y has no such anchor', 'a.html: b.html does not exist',
         'a.html: no.png does not exist', 's.css loads //fonts.org/f?a=1;2 from outside']
+    (tmp_path/'404.html').write_text('<a href="/up/a.html#x"></a><a href="/up/c.html"></a><a href="/a.html"></a>')
+    assert [o for o in build_docs.broken(tmp_path, '/up') if o.startswith('404')]==['404.html: /a.html does not exist', '404.html: /up/c.html does not exist']
 
 STATE = """() => {
   const main = document.querySelector('main'), t = main.cloneNode(true);
@@ -120,9 +143,8 @@ def test_doclinks_resolve(page, url, site):
 def test_search(page, url):
     page.goto(url)
     page.locator('input[type=search]').first.press_sequentially('propagation', delay=10)
-    hit = page.locator('#quarto-search a.search-result:visible').first
+    hit = page.locator('#quarto-search a.search-result:visible').filter(has_text=re.compile('propagation', re.I)).first          # the list follows the typing
     hit.wait_for()
-    assert 'propagation' in page.locator('#quarto-search').inner_text().lower()
     hit.click()
     page.wait_for_url(re.compile(r'/\w+\.html'))
     assert 'propagation' in page.inner_text('main').lower() and not page.trouble
@@ -181,3 +203,158 @@ def test_narrow(new_page, url, site):
     assert not p.locator('input[type=search]').first.is_visible()
     p.locator('.navbar-toggler').click()
     p.locator('input[type=search]').first.wait_for()
+
+def written(site):
+    "Pages of the site by address, without the one that says there is none"
+    return {p.relative_to(site).as_posix(): p.read_text() for p in sorted(site.rglob('*.html')) if p.name!='404.html'}
+
+def public():
+    "Every public name, as `(module, name, object)`"
+    mods = sorted(p.stem for p in (root/'boss_nb').glob('*.py') if '__all__ = ' in p.read_text())
+    assert len(mods) > 20
+    return [(m, n, getattr(importlib.import_module(f'boss_nb.{m}'), n)) for m in mods for n in importlib.import_module(f'boss_nb.{m}').__all__]
+
+def listed(page):
+    "Names with where they lead and what is said of them, in the tables of the API page"
+    return {m[2]: (m[1], html.unescape(re.sub(r'<[^>]*>', '', m[3])).strip())
+            for m in re.finditer(r'<tr[^>]*>\s*<td[^>]*><a href="([^"]*)"[^>]*><code>(\w+)</code></a></td>\s*<td[^>]*>(.*?)</td>', page, flags=re.S)}
+
+def test_api_page(site):
+    rows, names = listed(written(site)['api.html']), public()
+    assert len(names) > 300
+    missing = [f'{m}.{n}' for m,n,_ in names if n not in rows]
+    assert not missing, f'not on the API page, run tools/refresh.py nbs/api.ipynb: {missing}'
+    gone = set(rows) - {n for _,n,_ in names}
+    assert not gone, f'on the API page and not public: {gone}'
+    silent = [f'{m}.{n}' for m,n,o in names if inspect.isroutine(o) and not (o.__doc__ or '').strip() or inspect.isclass(o) and (o.__doc__ or f'{n}(').startswith(f'{n}(')]
+    assert not silent, f'no docstring: {silent}'
+    assert all(said for _,said in rows.values())
+    own = [(m, n) for m,n,o in names if callable(o) and o.__module__==f'boss_nb.{m}']
+    assert all(rows[n][0].endswith('#'+n.lower()) for _,n in own), [rows[n] for _,n in own if not rows[n][0].endswith('#'+n.lower())]     # each to its entry; that the anchor is there, test_no_broken_links says
+
+def test_api_page_is_stored(site):
+    nb = json.loads((root/'nbs'/'api.ipynb').read_text())
+    stored = ''.join(''.join(o['data'].get('text/markdown', '')) for c in nb['cells'] for o in c.get('outputs', []) if 'data' in o)
+    assert {n for _,n,_ in public()}==set(re.findall(r'\[<code>(\w+)</code>\]', stored))
+
+def test_social_card(site, base):
+    card = (site/'images'/'card.png').read_bytes()
+    assert struct.unpack('>II', card[16:24])==(1200, 630) and len(card) < 150_000
+    pages, titles = written(site), set()
+    for name,s in {**pages, '404.html': (site/'404.html').read_text()}.items():
+        og = lambda k: build_docs.meta_of(s, k)
+        assert og('og:title') and og('og:description') and og('og:description')==og('description'), name
+        assert og('og:image')==og('twitter:image')==f'{base}/images/card.png' and og('twitter:card')=='summary_large_image' and og('og:image:alt'), name
+        assert '<html lang="en"' in s and 'rel="icon"' in s, name
+        titles.add((og('og:title'), og('og:description')))
+    assert len(titles)==len(pages)+1                                  # each its own
+
+def test_for_machines(site, base):
+    txt, pages = (site/'llms.txt').read_text(), written(site)
+    assert re.match(r'# boss_nb\n\n> \S.+\n\n\S.+\n\n## ', txt)
+    lines = re.findall(r'^- \[(.+?)\]\((\S+?)\): (\S.+)$', txt, flags=re.M)
+    assert len(lines)==len(re.findall('^- ', txt, flags=re.M))
+    linked = {u.removeprefix(base+'/'): said for _,u,said in lines}
+    assert set(linked)=={f'{o}.md' for o in pages} | {'llms-full.txt'}
+    for o in pages: assert linked[f'{o}.md']==build_docs.meta_of(pages[o], 'description'), o
+    full = (site/'llms-full.txt').read_text()
+    for o in pages:
+        md = (site/f'{o}.md').read_text()
+        assert md.startswith('# ') and len(md) > 400 and md.strip() in full, o
+        for to in re.findall(r'\]\(([^)#\s:]+\.html\.md)', re.sub(r'```.*?```|`[^`\n]*`', '', md, flags=re.S)): assert (site/o).parent.joinpath(to).exists(), (o, to)
+    assert set(re.findall(r'<loc>(\S+)</loc>', (site/'sitemap.xml').read_text()))=={f'{base}/{o}' for o in pages}
+
+@in_browser
+def test_front_page_is_light(page, url):
+    got = []
+    page.on('response', lambda r: got.append(r))
+    page.goto(url, wait_until='networkidle')
+    page.mouse.wheel(0, 20_000)
+    page.wait_for_timeout(500)
+    size = {r.url: len(r.body()) for r in got}
+    assert any(o.endswith('.css') for o in size) and any(o.endswith('.png') for o in size) and len(size) > 8
+    assert sum(size.values()) < 1_000_000, size                       # as served here, without compression
+    icon = page.evaluate("() => document.fonts.ready.then(() => [...document.fonts].filter(f => f.family.includes('bootstrap-icons')).map(f => f.status))")
+    assert icon==['loaded']
+
+@in_browser
+def test_address_that_is_not_there(new_page, url, site):
+    assert not re.findall(r'(?:href|src)="(?![/#"]|https?:|data:)[^"]*"', (site/'404.html').read_text())            # it is served at any depth
+    for at in ('nothing.html', 'tutorials/gpu/nothing.html'):
+        p = new_page()
+        p.goto(url+at)
+        assert p.inner_text('h1')=='Page not found' and [o for o in p.trouble if at not in o and '404 (' not in o]==[]
+        p.locator('main a').first.click()
+        p.wait_for_url(url+'index.html')
+        assert p.locator('main table').count()
+
+@in_browser
+def test_keyboard(new_page, url):
+    p = new_page(viewport=dict(width=390, height=800))
+    p.goto(url+'bellman.html')
+    p.keyboard.press('Tab')
+    assert p.evaluate("() => document.activeElement.className")=='skip-link'
+    p.keyboard.press('Enter')
+    assert p.evaluate("() => document.activeElement.tagName")=='MAIN'
+    p.wait_for_function("() => document.querySelectorAll('main pre[tabindex=\"0\"]').length > 3")
+    narrow = p.locator('main pre[tabindex="0"]').count()
+    p.set_viewport_size(dict(width=2400, height=900))
+    p.wait_for_function(f"() => document.querySelectorAll('main pre[tabindex=\"0\"]').length < {narrow}")             # what fits is no stop on the way
+
+@pytest.fixture(scope='session')
+def axe():
+    try: return build_docs.axe().read_text()
+    except OSError as e: pytest.skip(f'no axe-core: {e}')
+
+AXE = """([rules, but]) => axe.run({ include: [['html']], exclude: but.map(o => [o]) }, { resultTypes: ['violations'], selectors: false, ...(rules.length ? { runOnly: rules } : {}) }).then(r => r.violations
+  .map(v => ({ id: v.id, impact: v.impact, help: v.help, nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)) })))"""
+
+def faults(p, axe, rules=(), but=()):
+    "Serious and critical ones, of these rules or of all, everywhere or not inside `but`"
+    p.evaluate(axe)
+    return [v for v in p.evaluate(AXE, [list(rules), list(but)]) if v['impact'] in ('serious', 'critical')]
+
+@in_browser
+def test_axe_finds_planted_faults(page, url, axe):
+    page.goto(url+'404.html')
+    assert not faults(page, axe)
+    plant = lambda tag: page.evaluate("h => document.querySelector('main').insertAdjacentHTML('beforeend', h)", tag)
+    plant('<img src="images/digits.png"><p style="color:#ccc;background:#fff">pale</p><button></button><a href="index.html"></a>')
+    plant('<pre style="width:100px;overflow-x:auto">'+'x'*400+'</pre><input type="text"><div role="nonsense">a</div>')
+    page.evaluate("() => document.documentElement.removeAttribute('lang')")
+    assert {'image-alt', 'color-contrast', 'button-name', 'link-name', 'scrollable-region-focusable', 'label', 'aria-roles', 'html-has-lang'} <= {v['id'] for v in faults(page, axe)}
+
+@in_browser
+@pytest.mark.parametrize('mode', ['light', 'dark'])
+def test_accessible(new_page, url, site, axe, mode):
+    """axe-core on every page: nothing serious or critical; and on the menus of a narrow screen, and on the list of search results.
+    What does not depend on colours is looked at once, in the light; the many colours of code and the many boxes of formulas
+    in the dark are left to `test_readable`, which is faster."""
+    p, bad, dark = new_page(color_scheme=mode), {}, dict(rules=['color-contrast', 'link-in-text-block'], but=['main pre', '.katex'])
+    for f in sorted(site.rglob('*.html')):
+        p.goto(url+f.relative_to(site).as_posix(), wait_until='load')
+        if v := faults(p, axe, **dark if mode=='dark' else {}): bad[f.name] = v
+    assert not bad, json.dumps(bad, indent=1)
+    p.goto(url+'404.html')
+    p.locator('input[type=search]').first.press_sequentially('schedule')
+    p.locator('a.search-result:visible').first.wait_for()
+    assert not (v := faults(p, axe)), v
+    p = new_page(color_scheme=mode, viewport=dict(width=390, height=800))
+    p.goto(url)
+    p.locator('.navbar-toggler').click()
+    p.locator('input[type=search]').first.wait_for()
+    assert not (v := faults(p, axe)), v
+
+def test_figures_are_told(site):
+    told = [(o, html.unescape(m)) for o,s in written(site).items() for m in re.findall(r'<img alt="([^"]*)"', s)]
+    assert len(told) > 40 and all(len(a) > 25 for _,a in told), [o for o in told if len(o[1]) <= 25]
+    assert not [o for o in told if re.search(r'\\|\]\(|`|\$', o[1])]
+    source = "ax.set_title('both'); ax.set(xlabel='t', ylabel='size of `a`'); plt.xlabel('t')"
+    assert build_docs.alt('# One\nThe net bends. *Where* does $x_t$ go, says [bellman](b.ipynb)? At t = 0.5:', 'One', source)== \
+        'Figure. Where does x_t go, says bellman? Titles: both. Axes: t, size of `a`.'
+    assert build_docs.alt('', 'What a jump costs', 'show_images(x)')=='Images. What a jump costs'
+    nb = dict(cells=[dict(cell_type='markdown', source='What is it?'), dict(cell_type='code', source=['#| fig-alt: mine\n', 'plot()'], outputs=[dict(data={'image/png': ''})]),
+        dict(cell_type='code', source='plot()', outputs=[dict(data={'image/png': ''}), dict(data={'text/html': '<img src="a"><img alt="b">'})]), dict(cell_type='code', source='1', outputs=[])])
+    build_docs.name_figures(nb)
+    assert [c['source'] for c in nb['cells']][1:]==['#| fig-alt: mine\nplot()', '#| fig-alt: "Figure. What is it?"\n#| fig-align: left\nplot()', '1']
+    assert nb['cells'][2]['outputs'][1]['data']['text/html']=='<img alt="Figure. What is it?" src="a"><img alt="b">'
