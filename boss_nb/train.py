@@ -99,7 +99,8 @@ class StopOnNaN(Callback):
             return
         course, saver = getattr(self.learn, 'course', None), getattr(self.learn, 'saver', None)
         kept = f'; the last good checkpoint is {saver.path}, of step {saver.at}' if saver is not None and saver.at else ''
-        raise FloatingPointError(f'loss is {l:.4g} at iteration {self.train_iter if course is None else course.step}: lower the learning rate, or look at the data{kept}')
+        grown = f', {l*len(self.first)/sum(self.first):.3g} times that of the first {len(self.first)}' if far and sum(self.first) > 0 else ''
+        raise FloatingPointError(f'loss is {l:.4g} at iteration {self.train_iter if course is None else course.step}{grown}: lower the learning rate, or look at the data{kept}')
 
 # %% ../nbs/05_train.ipynb #fe22934b
 def train_flow(
