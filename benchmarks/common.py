@@ -26,18 +26,22 @@ def now(device):
     if device.type=='cuda': torch.cuda.synchronize(device)
     return time.perf_counter()
 
-def clock(f, device):
+def clock(f, device, now=now):
     "Seconds of one call"
     s = now(device); f(); return now(device)-s
+
+def wall(device):
+    if device.type=='cuda': torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 def ratio(f, g, device, reps):
     "f's time over g's, run in turn after one round that warms up: the median, and the quartiles"
     f(); g(); r = [clock(f, device)/clock(g, device) for _ in range(reps)]
     return dict(zip(('low','median','high'), map(float, np.quantile(r, (.25,.5,.75)))), rounds=reps)
 
-def best(f, device, reps=5):
+def best(f, device, reps=5, now=now):
     "Seconds of the fastest of some calls"
-    f(); return min(clock(f, device) for _ in range(reps))
+    f(); return min(clock(f, device, now) for _ in range(reps))
 
 def processor():
     try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
@@ -52,5 +56,5 @@ def where(device):
 def keep(a, name, seconds, **d):
     "Write `NAME-DEVICE.json`, whole or not at all, and say where"
     f = a.out/f'{name}-{a.device.type}{"-quick" if a.quick else ""}.json'; f.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(f) as tmp: tmp.write_text(json.dumps(dict(benchmark=name, **where(a.device), quick=a.quick, seconds=round(seconds,1), **d), indent=1)+'\n')
+    with atomic_write(f) as tmp: tmp.write_text(json.dumps(dict(benchmark=name, **where(a.device), quick=a.quick, seconds=round(seconds,1)) | d, indent=1)+'\n')
     print(f'written: {f} ({seconds:.0f} s)')

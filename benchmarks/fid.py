@@ -22,6 +22,6 @@ except ImportError: print("Inception needs pip install 'boss_nb[fid]': left out"
 else:
     for size,n,bs in (((3,32,32), 10_000, 256), ((3,256,256), 5000, 128)) if gpu and not a.quick else (((3,32,32), 8 if a.quick else 64, 16),):
         ours = inception_features('random', device=a.device); r = throughput(ours, size, n, bs, a.device, 1 if a.quick else 3)
-        rows.append(dict(what='Inception (random weights)', **r, torch_fidelity_images_per_s=n/best(rival(size, n, bs, a.device), a.device, 1 if a.quick else 3)))
+        rows.append(dict(what='Inception (random weights)', **r, torch_fidelity_images_per_s=n/best(rival(size, n, bs, a.device), a.device, 1 if a.quick else 3, wall)))
 for r in rows: print(f"{r['what']}, {tuple(r['size'])}: {r['images_per_s']:.1f} images/s, network's share {r['network_share']:.2f}" + (f", torch-fidelity {r['torch_fidelity_images_per_s']:.1f} images/s" if 'torch_fidelity_images_per_s' in r else ''))
-keep(a, 'fid', time.time()-start, rows=rows)
+keep(a, 'fid', time.time()-start, clock='wall', rows=rows)

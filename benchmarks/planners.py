@@ -29,7 +29,7 @@ def compare(v, shape, a, ks, n):
             rows.append(dict(schedule=name, nfe=s.nfe, error=e.mean().item(), error_se=(e.std()/n**.5).item(), made_s=made))
     return dict(n=n, calibration_s=spent, calibration_evaluations=count.nfe, rows=rows)
 
-a = arguments(__doc__, n=(1000, 'noises that judge')); start = time.time(); ks, n = ((3,), 32) if a.quick else ((3,4,6,8,10), a.n)
+a = arguments(__doc__, n=(1000, 'noises that judge'), budgets=('4,6,8', 'numbers of steps')); start = time.time(); ks, n = ((3,), 32) if a.quick else (list(map(int, a.budgets.split(','))), a.n)
 flows = {'digits': compare(teacher().to(a.device), (1,8,8), a, ks, n)}
 if not a.quick: flows['exact mixture, D=512'] = compare(image_mixture(0), (512,), a, ks, n) if a.device.type=='cpu' else None
 flows = {k:o for k,o in flows.items() if o}

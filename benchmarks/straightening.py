@@ -14,16 +14,16 @@ from boss_nb.states import States, knot_union, refine, teacher_states
 from boss_nb.straighten import straighten
 from boss_nb.train import teacher
 
-a = arguments(__doc__, nfe=(4, 'number of steps'), iterations=(300, 'training steps'), seeds=(2, 'seeds'), trajectories=(5000, 'teacher trajectories per seed'))
+a = arguments(__doc__, nfe=(4, 'number of steps'), iterations=(300, 'training steps'), seeds=(2, 'seeds'), trajectories=(5000, 'teacher trajectories per seed'), n=(1797, 'noises that judge'))
 start, dev, k = time.time(), a.device, a.nfe
-if a.quick: a.iterations, a.seeds, a.trajectories = 3, 1, 80
+if a.quick: a.iterations, a.seeds, a.trajectories, a.n = 3, 1, 80, 64
 v, feat, (real, _) = teacher().to(dev), digit_features(), digits()
 cal = calibrate(v, noise(20 if a.quick else 100, (1,8,8), device=dev), n_steps=20 if a.quick else 100, probe=7, progress=False)
 zc = noise(32 if a.quick else 128, (1,8,8), start=30_000, device=dev)
 plans = dict(uniform=uniform(k), boss=cal.schedule(k), best=best_schedule(v, zc, k, cal, 'euler'))
-z = noise(64 if a.quick else 1797, (1,8,8), start=20_000, device=dev); end = sample(v, z, 100, batch_size=500); ref = feature_stats(real, feat)
+z = noise(a.n, (1,8,8), start=20_000, device=dev); end = sample(v, z, 100, batch_size=500); ref = feature_stats(real, feat)
 def judge(u, s):
-    x = sample(u, z, s, batch_size=500); return dict(nfe=s.nfe, error=(x-end).double().pow(2).mean().item(), fd_real=frechet(feature_stats(x, feat), ref))
+    x = end if u is v and s.nfe==100 else sample(u, z, s, batch_size=500); return dict(nfe=s.nfe, error=(x-end).double().pow(2).mean().item(), fd_real=frechet(feature_stats(x, feat), ref))
 rows = [dict(method=f'untrained, {n}', seed=None, **judge(v, s)) for n,s in plans.items()] + [dict(method='teacher', seed=None, **judge(v, uniform(100)))]
 
 grid = refine(list(plans.values()), 16); keep_ = knot_union(list(plans.values()), grid)

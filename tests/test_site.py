@@ -145,6 +145,7 @@ def test_search(page, url):
     page.locator('input[type=search]').first.press_sequentially('propagation', delay=10)
     hit = page.locator('#quarto-search a.search-result:visible').filter(has_text=re.compile('propagation', re.I)).first          # the list follows the typing
     hit.wait_for()
+    assert 'propagation' in page.locator('#quarto-search').inner_text().lower()
     hit.click()
     page.wait_for_url(re.compile(r'/\w+\.html'))
     assert 'propagation' in page.inner_text('main').lower() and not page.trouble
