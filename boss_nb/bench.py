@@ -87,8 +87,8 @@ def plot(self:Bench,
     many = len({(r['label'],r['nfe']) for r in self.rows}) < len(self.rows)      # one model with several schedules or solvers
     for lab in dict.fromkeys(_line(r) for r in self.rows) if many else dict.fromkeys(r['label'] for r in self.rows):
         rs = sorted((r for r in self.rows if (_line(r) if many else r['label'])==lab and r.get(y) is not None), key=lambda r: r['nfe'])
-        if len(rs)==1: ax.axhline(rs[0][y], ls=':', c='gray', lw=1); ax.text(ax.get_xlim()[0], rs[0][y], f" {lab}, {rs[0]['nfe']} NFE", fontsize=6, va='bottom')
-        elif rs: ax.errorbar([r['nfe'] for r in rs], [r[y] for r in rs], [r.get(f'{y}_error') or 0 for r in rs], fmt='o-', ms=3, capsize=2, lw=1, label=lab)
+        if len(rs)==1 and rs[0][y] > 0: ax.axhline(rs[0][y], ls=':', c='gray', lw=1); ax.text(.01, rs[0][y], f"{lab}, {rs[0]['nfe']} NFE", fontsize=6, va='bottom', transform=ax.get_yaxis_transform())
+        elif len(rs) > 1: ax.errorbar([r['nfe'] for r in rs], [r[y] for r in rs], [r.get(f'{y}_error') or 0 for r in rs] if any(r.get(f'{y}_error') for r in rs) else None, fmt='o-', ms=3, capsize=2, lw=1, label=lab)
     ax.set_xscale('log'); ax.set_yscale('log'); ax.set_xlabel('NFE'); ax.set_ylabel({'fd_real':'Fréchet distance to real data','fd_teacher':'Fréchet distance to the teacher','endpoint_error':'endpoint error','value':self.protocol.get('metric','FD')}.get(y,y))
     nf = sorted({r['nfe'] for r in self.rows if r['nfe']<=20}); ax.set_xticks(nf, nf); ax.minorticks_off()
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
