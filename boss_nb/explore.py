@@ -286,16 +286,11 @@ def figure(self:Paths,
 class TrajectoryViewer(Shown):
     "Sliders for the time, the sample and the number of steps, and the figure of `Paths` at them"
     def __init__(self,
-        v:Callable,           # the teacher's velocity
-        noise:Tensor,         # where to start: images, or points in the plane, shape `(n, *shape)`
-        schedules=None,       # a `Schedule` from 0 to 1, a number of equal steps, or several of these; default the student's own
-        student:Callable=None,# a network to compare, such as `straighten` makes
-        n_steps:int=100,      # the teacher's steps, about
-        solver:str='euler',   # the teacher's solver
-        decode:Callable=None, # states → images in [-1,1], where the states are latents
-        **cond,               # conditions of the networks; tensors of length n belong to the noises
+        v:Callable,     # the teacher's velocity
+        noise:Tensor,   # where to start: images, or points in the plane, shape `(n, *shape)`
+        *args, **kw,    # what else `Paths` takes: schedules, student, n_steps, solver, decode, conditions
     ):
-        self.paths = p = Paths(v, noise, schedules, student, n_steps, solver, decode, **cond)
+        self.paths = p = Paths(v, noise, *args, **kw)
         kw = dict(continuous_update=False, style={'description_width':'80px'})
         many = len({s.name for s in p.schedules})>1
         self.plan = widgets.SelectionSlider(options=[(f'{s.nfe} {s.name}' if many else str(s.nfe), k) for k,s in enumerate(p.schedules)], description='evaluations', layout=widgets.Layout(display=None if len(p.schedules)>1 else 'none'), **kw)
