@@ -1,2 +1,15 @@
-import os
+import os, shutil
 os.environ.setdefault('BOSS_DEVICE', 'cpu')
+import pytest
+
+chrome = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+flags = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+
+@pytest.fixture(scope='session')
+def browser():
+    "Headless Chromium: one for all modules, as Playwright's synchronous side can be started only once in a process"
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chrome, args=flags)
+        yield b
+        b.close()

@@ -1,16 +1,15 @@
 "The documentation site in headless Chromium, as a reader meets it. BOSS_SITE names a folder that is already built."
-import functools, html, http.server, importlib, inspect, json, os, re, shutil, struct, subprocess, sys, threading
+import functools, html, http.server, importlib, inspect, json, os, re, struct, subprocess, sys, threading
 from pathlib import Path
 from urllib.parse import urlsplit
 import pytest
+from conftest import chrome
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
 import build_docs
 
-chrome = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
 in_browser = pytest.mark.skipif(not chrome, reason='no Chromium on this machine (chromium, chromium-browser, google-chrome or chrome)')
-flags = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
@@ -48,14 +47,6 @@ def url(site, base):
     threading.Thread(target=srv.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{srv.server_port}{Host.up}/'
     srv.shutdown()
-
-@pytest.fixture(scope='session')
-def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chrome, args=flags)
-        yield b
-        b.close()
 
 @pytest.fixture
 def new_page(browser, url):

@@ -1,11 +1,10 @@
 "The widgets of boss_nb.explore where they live: a real JupyterLab in headless Chromium, with a hand on the sliders"
-import base64, importlib.util, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+import base64, importlib.util, json, os, re, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
+from conftest import chrome
 
 root = Path(__file__).resolve().parent.parent
-chrome = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
-flags = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 missing = [o for o in ('jupyterlab', 'ipykernel', 'playwright') if not importlib.util.find_spec(o)]
 pytestmark = [pytest.mark.skipif(bool(missing), reason=f'not installed: {", ".join(missing)}'),
               pytest.mark.skipif(not chrome, reason='no Chromium on this machine (chromium, chromium-browser, google-chrome or chrome)')]
@@ -57,18 +56,15 @@ def lab(tmp_path_factory):
         except subprocess.TimeoutExpired: p.kill(); p.wait()
 
 @pytest.fixture(scope='module')
-def page(lab):
+def page(lab, browser):
     "A page that remembers errors and asks nothing of the network"
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as pw:
-        b = pw.chromium.launch(executable_path=chrome, args=flags)
-        p = b.new_page(viewport=dict(width=1280, height=1000)); p.set_default_timeout(patience*1000)
-        p.trouble = []
-        p.on('console', lambda m: m.type=='error' and p.trouble.append(m.text))
-        p.on('pageerror', lambda e: p.trouble.append(str(e)))
-        p.route(re.compile(r'^https?://(?!127\.0\.0\.1)'), lambda r: (p.trouble.append('request to '+r.request.url), r.abort()))
-        yield p
-        b.close()
+    p = browser.new_page(viewport=dict(width=1280, height=1000)); p.set_default_timeout(patience*1000)
+    p.trouble = []
+    p.on('console', lambda m: m.type=='error' and p.trouble.append(m.text))
+    p.on('pageerror', lambda e: p.trouble.append(str(e)))
+    p.route(re.compile(r'^https?://(?!127\.0\.0\.1)'), lambda r: (p.trouble.append('request to '+r.request.url), r.abort()))
+    yield p
+    p.close()
 
 PICTURE = "async n => { const i = document.querySelectorAll('.jp-OutputArea img.widget-image')[n]; return Array.from(new Uint8Array(await (await fetch(i.src)).arrayBuffer())) }"
 
