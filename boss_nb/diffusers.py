@@ -587,7 +587,8 @@ def save_pipeline_lora(
     with tempfile.TemporaryDirectory() as d:
         type(v.pipe).save_lora_weights(d, transformer_lora_layers=state, transformer_lora_adapter_metadata=info)
         with safe_open(f'{d}/{lora_file}', 'pt') as f: head = f.metadata() or {}
-        with atomic_write(_lora_path(path)) as tmp: save_file(state := load_file(f'{d}/{lora_file}'), tmp, {**head, **state_header(state, **facts)})
+        state = load_file(f'{d}/{lora_file}')
+        with atomic_write(_lora_path(path)) as tmp: save_file(state, tmp, {**head, **state_header(state, **facts)})
     return _lora_path(path)
 
 # %% ../nbs/15_diffusers.ipynb #148f8763

@@ -211,8 +211,8 @@ class Comparison(list):
         nfes, who = sorted({r['nfe'] for r in self}), list(dict.fromkeys((r['label'], r['solver']) for r in self))
         e = {(r['label'],r['solver'],r['nfe']): r['error'] for r in self}
         best = {k: min(o for (_,_,kk),o in e.items() if kk==k) for k in nfes}
-        cell = lambda w,k: '' if (*w,k) not in e else f'**{e[*w,k]:.3g}**' if e[*w,k]==best[k] else f'{e[*w,k]:.3g}'
-        who.sort(key=lambda w: np.mean([math.log(max(e[*w,k],1e-300)/max(best[k],1e-300)) for k in nfes if (*w,k) in e]))
+        cell = lambda w,k: '' if (*w,k) not in e else f'**{e[(*w,k)]:.3g}**' if e[(*w,k)]==best[k] else f'{e[(*w,k)]:.3g}'
+        who.sort(key=lambda w: np.mean([math.log(max(e[(*w,k)],1e-300)/max(best[k],1e-300)) for k in nfes if (*w,k) in e]))
         return '\n'.join(['| schedule | solver | '+' | '.join(map(str,nfes))+' |', '|---|---'+'|---'*len(nfes)+'|'] + [f"| {w[0]} | {w[1]} | "+' | '.join(cell(w,k) for k in nfes)+' |' for w in who])
     def _repr_markdown_(self): return self.table()
 

@@ -1,8 +1,10 @@
 "What importing brings in, in a process of its own: planning needs torch and little else"
 import subprocess, sys
 from pathlib import Path
+import parso, pytest
 
-modules = sorted(p.stem for p in (Path(__file__).parent.parent/'boss_nb').glob('*.py') if not p.stem.startswith('_'))
+root = Path(__file__).resolve().parent.parent
+modules = sorted(p.stem for p in (root/'boss_nb').glob('*.py') if not p.stem.startswith('_'))
 plain = ['core','flows','models','sampling','bellman','multistep','schedules','states','ncsnpp']      # calibrate, plan, sample
 
 def brought(names):
@@ -19,3 +21,14 @@ def test_nothing_imports_the_extras():
     assert 'fastai' in got and not got & {'diffusers','transformers','accelerate','torch_fidelity','nbdev'}, got
 
 def test_the_package_itself_imports_nothing(): assert not brought(['boss_nb']) & {'torch','numpy','fastcore'}
+
+@pytest.mark.parametrize('path', sorted(str(p.relative_to(root)) for d in ('boss_nb','benchmarks') for p in (root/d).glob('*.py'))+['setup.py'])
+def test_the_oldest_python_can_read_it(path):
+    "Syntax only: this file is run by whatever Python is at hand"
+    from nbdev.config import get_config
+    oldest = parso.load_grammar(version=get_config(path=root).min_python)
+    assert not [(e.start_pos, e.message) for e in oldest.iter_errors(oldest.parse((root/path).read_text()))]
+
+def test_what_the_oldest_python_cannot_read():
+    oldest = parso.load_grammar(version='3.10')
+    for bad in ('d[*w,k]', 'try: x\nexcept* E: y\n', 'f"{d["a"]}"'): assert list(oldest.iter_errors(oldest.parse(bad))), bad
