@@ -1,5 +1,5 @@
 "The console scripts as a user runs them: separate processes, files, exit codes"
-import contextlib, io, json, math, os, subprocess, sys
+import contextlib, io, json, math, os, runpy, subprocess, sys, tempfile, traceback
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from safetensors.torch import save_file
@@ -14,11 +14,25 @@ from boss_nb.straighten import straighten
 
 scripts = ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid','boss_evaluate')
 
-def run(name, *args, cwd=None):
-    code = f'import sys; sys.argv[0]={name!r}; from boss_nb.cli import {name}; {name}()'
-    exe = Path(sys.executable).parent/name
-    cmd = [str(exe)] if exe.exists() else [sys.executable, '-c', code]
-    return subprocess.run([*cmd, *map(str,args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+exe = lambda name: str(Path(sys.executable).parent/name)
+
+def run(name, *args, cwd=None): return subprocess.run([exe(name), *map(str,args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+def forked(name, *args, cwd):
+    "As `run`, by a copy of this process, which need not import everything again"
+    with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                torch.set_num_threads(1); os.chdir(cwd); sys.argv[:] = [exe(name), *map(str,args)]
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    try: runpy.run_path(exe(name), run_name='__main__'); code = 0
+                    except SystemExit as e: code = e.code or 0
+                    except BaseException: traceback.print_exc()
+                out.flush(); err.flush()
+            finally: os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return subprocess.CompletedProcess([name, *args], code, *(f.seek(0) or f.read() for f in (out, err)))
 
 @pytest.fixture(scope='module')
 def bad(tmp_path_factory):
@@ -79,7 +93,7 @@ cases = [('boss_plan', ['--model','{d}/nothing.safetensors'], 'no such file'),
 @pytest.mark.parametrize('name,args,says', cases, ids=[f'{n}-{s[:20]}' for n,_,s in cases])
 def test_bad_input(name, args, says, bad, tmp_path):
     before = sorted(os.listdir(bad))
-    r = run(name, *[a.format(d=bad) for a in args], '--json', tmp_path/'out.json', cwd=tmp_path)
+    r = forked(name, *[a.format(d=bad) for a in args], '--json', tmp_path/'out.json', cwd=tmp_path)
     assert r.returncode==2, r.stderr
     assert r.stderr.startswith(f'{name}: error: ') and r.stderr.count('\n')==1 and says in r.stderr
     assert os.listdir(tmp_path)==[] and sorted(os.listdir(bad))==before
