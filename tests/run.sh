@@ -24,6 +24,7 @@ python tools/readme.py --check
 step 'nbdev_test'
 workers=$(nproc); [ "$workers" -le 4 ] || workers=4
 export OMP_NUM_THREADS=1                 # processes run side by side: one thread each
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296   # glibc: keep memory between layers instead of faulting it in again
 nbdev_test --timing --n_workers "$workers"
 unset OMP_NUM_THREADS
 
