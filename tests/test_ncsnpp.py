@@ -139,7 +139,7 @@ def test_the_gpu_tutorial_runs_on_a_small_file(tmp_path, monkeypatch):
     assert len(cells)==5 and all(c.startswith('#| cuda') for c in cells)
     code, small_one = '\n'.join(cells), facts['small']['cifar_like']
     for a,b in {"'checkpoint_8.pth', 'cifar10'": f"{str(data/'ncsnpp_cifar_like.pth')!r}, CONFIG", 'noise(100,': 'noise(4,', 'noise(64,': 'noise(16,', 'noise(5000,': 'noise(12,',
-                'n_iter=6000, bs=128': 'n_iter=2, bs=4, n_steps=10', 'net.shape))\nprint(cal.boot': 'net.shape), 10)\nprint(cal.boot', '(4,6,8,10)': '(3,)', "cal.schedule(8, 'best')": 'cal.schedule(6)'}.items():
+                'n_iter=6000, bs=128': 'n_iter=2, bs=4, n_steps=10', 'net.shape))\nprint(cal.boot': 'net.shape), 10)\nprint(cal.boot', '(4,6,8,10)': '(2,)', "(k, 'best')": "(k, 'best', n=16)", "cal.schedule(8, 'best')": 'cal.schedule(6)'}.items():
         assert code.count(a)==1, a
         code = code.replace(a, b)
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('MPLBACKEND', 'agg')

@@ -109,12 +109,12 @@ def test_no_permission(tmp_path):
 def test_plan_straighten_sample_fid(tmp_path):
     "The parts on files, in a row; the same seed gives the same files"
     ok = lambda *a: (lambda r: r.returncode==0 or pytest.fail(r.stderr))(run(*a, cwd=tmp_path))
-    ok('boss_plan', '--n', 40, '--objective', 'weighted', '--calibration', 'cal.safetensors', '--json', 'p.json')
-    ok('boss_plan', '--n', 40, '--objective', 'weighted', '--out', 'again.json')
+    ok('boss_plan', '--n', 16, '--objective', 'weighted', '--calibration', 'cal.safetensors', '--json', 'p.json')
+    ok('boss_plan', '--n', 16, '--objective', 'weighted', '--out', 'again.json')
     p, q = (json.loads((tmp_path/f).read_text()) for f in ('plan.json','again.json'))
     assert p==q and [s['nfe'] for s in p['schedules']]==list(range(1,11))
     assert all(s['knots'][0]==0 and s['knots'][-1]==1 for s in p['schedules'])
-    ok('boss_straighten', '--plan', 'plan.json', '--nfe', 3, '--rank', 4, '--n', 120, '--n_iter', 60, '--json', 's.json')
+    ok('boss_straighten', '--plan', 'plan.json', '--nfe', 3, '--rank', 4, '--n', 80, '--n_iter', 40, '--json', 's.json')
     s = json.loads((tmp_path/'s.json').read_text())
     assert s['error_after'] < s['error_before'] and s['loss_after'] < s['loss_before']
     ok('boss_sample', '--student', 'student.safetensors', '--n', 200, '--out', 'x.safetensors', '--json', 'x.json', '--seed', 500)
