@@ -451,6 +451,7 @@ class Doubt:
         "Expected relative regret of the worst budget"
         return max(r['regret'] for r in self.rows)
     def __getitem__(self, nfe): return next(r for r in self.rows if r['nfe']==nfe)
+    def __repr__(self): return self._repr_markdown_()
     def _repr_markdown_(self):
         head = '| steps | cost | 90% interval | plan changes | knots move by | expected regret |\n|---|---|---|---|---|---|\n'
         return head + '\n'.join(f"| {r['nfe']} | {r['cost']:.4g} ± {r['se']:.2g} | {r['low']:.4g} to {r['high']:.4g} | {r['changed']:.0%} | {r['shift']:.3f} | {r['regret']:.2%} |" for r in self.rows) + f'\n\n*{self.n} samples, {self.n_boot} bootstrap replicates, objective {self.objective}*'

@@ -71,6 +71,7 @@ class Bench:
     def describe(self)->str:
         "The protocol in one line"
         return ', '.join(f'{k} {v}' for k,v in self.protocol.items())
+    def __repr__(self): return self.table('text')+f'\n{self.describe()}'
     def _repr_markdown_(self): return self.table()+f'\n\n*{self.describe()}*'
     def to_dict(self): return dict(kind='boss_nb.bench', protocol=self.protocol, rows=self.rows)
     def __getitem__(self, label): return next(r for r in self.rows if r['label']==label)

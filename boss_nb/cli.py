@@ -377,7 +377,7 @@ def demo_picture(path, samples, labels, k, cols=14):
 @call_parse
 def boss_demo(
     out:str='boss_demo_out', # folder to write to
-    quick:bool=False,        # under a minute: fewer samples and iterations
+    quick:bool=False,        # a minute or two: fewer samples and iterations
     rank:int=8,              # LoRA rank
     seed:int=0,              # of all noise and training
     json:str='',             # also write the results as JSON here (always in the folder)

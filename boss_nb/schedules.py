@@ -214,6 +214,7 @@ class Comparison(list):
         cell = lambda w,k: '' if (*w,k) not in e else f'**{e[(*w,k)]:.3g}**' if e[(*w,k)]==best[k] else f'{e[(*w,k)]:.3g}'
         who.sort(key=lambda w: np.mean([math.log(max(e[(*w,k)],1e-300)/max(best[k],1e-300)) for k in nfes if (*w,k) in e]))
         return '\n'.join(['| schedule | solver | '+' | '.join(map(str,nfes))+' |', '|---|---'+'|---'*len(nfes)+'|'] + [f"| {w[0]} | {w[1]} | "+' | '.join(cell(w,k) for k in nfes)+' |' for w in who])
+    def __repr__(self): return self.table()
     def _repr_markdown_(self): return self.table()
 
 def compare_schedules(
