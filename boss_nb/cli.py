@@ -194,6 +194,9 @@ def boss_straighten(
         for p in filter(None, (out, json)): check_writable(p)
         if nfe < 1 or nfe > n_steps: raise ValueError(f'nfe must be between 1 and n_steps={n_steps}, got {nfe}')
         if n < 10: raise ValueError(f'n must be at least 10, got {n}')
+        if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
+        for k,o in dict(n_iter=n_iter, bs=bs, accumulate=accumulate).items():
+            if o < 1: raise ValueError(f'{k} must be at least 1, got {o}')
         first = join_processes()[0]==0                                    # under torchrun, one process writes and talks
         net, shp = load_model(model, shape); dev = device_of(net)
         s = pick(_plan_for(plan, net), nfe) if plan else None
