@@ -288,7 +288,7 @@ def match_generator(
     seed:int=0,               # of everything random
     progress=True,            # progress bar
     how:dict=None,            # more of `GeneratorMatchingCallback`: online_warmup, online_decay, until, weight, limit, stable
-    fit:dict=None,            # more of `fit_method`: warmup, accumulate, amp, save_every, explode
+    fit:dict=None,            # more of `fit_method`: warmup, hold, accumulate, amp, save_every, explode
     cbs=(),                   # further fastai callbacks
 )->Straightened: # a velocity with its `schedule`; `learn.method` has the log
     "A generator of one or a few steps whose images are distributed as the teacher's: Flow Generator Matching (arXiv 2410.19310)"
@@ -305,7 +305,7 @@ def match_generator(
     rows = {k: o[torch.arange(64)%len(o)].to(device_of(teacher)) for k,o in m.cond.items()}
     m.size = sample(frozen, noise(64, shape, seed, device=device_of(teacher)), 16, 'ab2', **rows).std().item()
     facts = dict(kind='generator', rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, lr_online=lr_online, a=a, ratio=ratio, seed=seed, decay=decay, clip=clip, betas=list(betas),
-                 time=told(time), **{k:getattr(m, k) for k in ('online_warmup','online_decay','until','weight','limit','stable')}, **{k:told(o) for k,o in kw.items() if k in ('warmup','amp')})
+                 time=told(time), **{k:getattr(m, k) for k in ('online_warmup','online_decay','until','weight','limit','stable')}, **{k:told(o) for k,o in kw.items() if k in ('warmup','hold','amp')})
     more = dict(init=told(net), targets=targets) if folder else {}
     learn = fit_method(net, m, n_iter, bs, lr, seed=seed, folder=folder, settings=facts | more, cbs=cbs, progress=progress, **kw)
     learn.opt, learn.ema.avg = None, []

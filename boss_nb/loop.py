@@ -211,7 +211,7 @@ def join_processes(
 class Course(Callback):
     "Where a run is: seed, batch, share of this process, learning rate"
     order = 2
-    def __init__(self, n_iter, bs, lr, warmup, accumulate, seed, device):
+    def __init__(self, n_iter, bs, lr, warmup, accumulate, seed, device, hold=0.):
         store_attr(); self.step = 0; self.rank, self.world = world()
         if bs%(accumulate*self.world): raise ValueError(f'bs must be a multiple of accumulate times processes, {accumulate}×{self.world}, got {bs}')
     @property
@@ -222,8 +222,8 @@ class Course(Callback):
         return slice(m*k+self.rank, (m+1)*k, self.world)
     def rate(self, i):
         "Learning rate of step `i`"
-        q, w = (i+1)/self.n_iter, self.warmup
-        return self.lr*max(1e-4, q/w if q < w else (1+math.cos(math.pi*(q-w)/(1-w)))/2 if w < 1 else 1.)
+        q, w, h = (i+1)/self.n_iter, self.warmup, max(self.warmup, self.hold)
+        return self.lr*max(1e-4, q/w if q < w else 1. if q <= h else (1+math.cos(math.pi*(q-h)/(1-h)))/2)
     def before_batch(self):
         self.step, self.micro, _ = self.xb+self.yb
         self.opt.set_hyper('lr', self.rate(self.step))
@@ -439,10 +439,10 @@ def held_out_loss(
         for m,o in was.items(): m.training = o
     return tot/n
 
-def _parts_of_run(method, n_iter, bs, lr, clip, warmup, accumulate, amp, seed, decay, folder, save_every, explode, device, settings):
+def _parts_of_run(method, n_iter, bs, lr, clip, warmup, hold, accumulate, amp, seed, decay, folder, save_every, explode, device, settings):
     "The callbacks of a run"
     path = Path(folder)/'log.csv' if folder else None
-    cbs = [Course(n_iter, bs, lr, warmup, accumulate, seed, device), method, Accumulate(), Curve(path, n_bins=getattr(method, 'n_bins', 0)), Live(), EMA(decay, method.span), GradientClip(clip), StopOnNaN(explode)]
+    cbs = [Course(n_iter, bs, lr, warmup, accumulate, seed, device, hold), method, Accumulate(), Curve(path, n_bins=getattr(method, 'n_bins', 0)), Live(), EMA(decay, method.span), GradientClip(clip), StopOnNaN(explode)]
     if amp=='fp16': cbs.append(Scaled(device))
     if world()[1] > 1: cbs.append(Spread())
     if folder: cbs.append(Saver(folder, save_every, settings))
@@ -457,7 +457,8 @@ def fit_method(
     lr:float=4e-4,            # peak learning rate
     decay:float=.99,          # of the weight average, in [0,1)
     clip:float=1.,            # gradient norm limit
-    warmup:float=.05,         # share of the run in which the learning rate rises; then cosine to zero
+    warmup:float=.05,         # share of the run in which the learning rate rises, in [0,1]
+    hold:float=0.,            # share of the run until which it then stays at its peak, in [0,1]; after that, cosine to zero
     accumulate:int=1,         # parts a batch is cut into, one after the other: less memory, same result
     amp:str|None=None,        # mixed precision: 'bf16' or 'fp16'
     valid:float|int=.1,       # share or number of items held out
@@ -474,7 +475,8 @@ def fit_method(
     for k,o in dict(n_iter=n_iter, bs=bs, accumulate=accumulate, save_every=save_every).items():
         if o < 1: raise ValueError(f'{k} must be at least 1, got {o}')
     if not lr > 0: raise ValueError(f'lr must be above 0, got {lr}')
-    if not 0 <= warmup <= 1: raise ValueError(f'warmup must be between 0 and 1, got {warmup}')
+    for k,o in dict(warmup=warmup, hold=hold).items():
+        if not 0 <= o <= 1: raise ValueError(f'{k} must be between 0 and 1, got {o}')
     train = [p for p in net.parameters() if p.requires_grad]
     if not train: raise ValueError('net has no weights that train: all have requires_grad=False')
     if any(p.element_size() < 4 for p in train): raise ValueError(f"net trains in {next(p.dtype for p in train if p.element_size() < 4)}, in which small steps vanish: use net.float() and amp='bf16', or a LoRA (rank=), whose weights are float32")
@@ -484,9 +486,9 @@ def fit_method(
     dev, obj = device_of(net), Objective(net, method, amp_dtype(amp))
     perm = torch.randperm(method.n, generator=torch.Generator().manual_seed(seed_of(seed)))
     train, held = perm[n_valid:], perm[:n_valid] if n_valid else perm[:1]
-    facts = (method.facts() if folder else {}) | dict(n=method.n, n_iter=n_iter, bs=bs, lr=lr, decay=decay, clip=clip, warmup=warmup, amp=amp, valid=n_valid, seed=seed, betas=list(betas)) | (settings or {})
+    facts = (method.facts() if folder else {}) | dict(n=method.n, n_iter=n_iter, bs=bs, lr=lr, decay=decay, clip=clip, warmup=warmup, amp=amp, valid=n_valid, seed=seed, betas=list(betas)) | (dict(hold=hold) if hold else {}) | (settings or {})
     learn = Learner(DataLoaders(Stream(Order(train, bs, seed), 0, n_iter, accumulate), Stream(Order(held, bs), 0, 0)), obj, mean_loss, opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, betas=betas)),
-                    cbs=[*_parts_of_run(method, n_iter, bs, lr, clip, warmup, accumulate, amp, seed, decay, folder, save_every, explode, dev, facts), *L(cbs)])
+                    cbs=[*_parts_of_run(method, n_iter, bs, lr, clip, warmup, hold, accumulate, amp, seed, decay, folder, save_every, explode, dev, facts), *L(cbs)])
     method.setup(net)
     learn.held, learn.before, learn.asked = held, None, False
     with torch.random.fork_rng([dev] if dev.type=='cuda' else []): _fit(learn, progress)

@@ -398,7 +398,7 @@ def straighten(
     checkpointing:bool=False, # recompute activations in the backward pass: less memory, one more forward pass
     seed:int=0,               # of everything random
     progress=True,            # progress bars
-    fit:dict=None,            # more of `fit_method`: warmup, accumulate, amp, save_every, betas, explode
+    fit:dict=None,            # more of `fit_method`: warmup, hold, accumulate, amp, save_every, betas, explode
     decay:float=.99,          # of the weight average
     clip:float=1.,            # gradient norm limit
     valid:float|int=.1,       # share or number of trajectories held out

@@ -11,7 +11,7 @@ if [ "${1:-}" != --here ]; then
     step "environment: $($py --version) in .venv-test"
     [ -x .venv-test/bin/python ] || "$py" -m venv .venv-test
     . .venv-test/bin/activate
-    pip install -q -e '.[dev]'
+    pip install -q --no-compile -e '.[dev]'      # what is imported is compiled then
 fi
 
 step 'notebooks are clean and executed without errors'

@@ -12,5 +12,5 @@ rm -rf dist
 "$work/build/bin/python" -m build -o dist . >"$work/build.log" 2>&1 || { tail -40 "$work/build.log"; exit 1; }   # the wheel is made from the sdist: both are complete
 "$work/build/bin/python" tests/check_dist.py dist "$@"
 "$py" -m venv "$work/env"
-"$work/env/bin/pip" install -q dist/boss_nb-*.whl
+"$work/env/bin/pip" install -q --no-compile dist/boss_nb-*.whl
 cd "$work" && env/bin/boss_demo --quick --out demo && env/bin/python "$root/tests/use_wheel.py" "$root"
