@@ -336,7 +336,8 @@ def bind(self:Calibration,
         x, u = self.witness
         if noise is not None and noise.shape[1:]!=x.shape[1:]: raise ValueError(f'noise must have the shape of the calibration {tuple(x.shape[1:])}, got {tuple(noise.shape[1:])}')
         if check:
-            dev = noise.device if noise is not None else next(iter(v.parameters())).device if isinstance(v, nn.Module) and any(True for _ in v.parameters()) else x.device
+            knows = hasattr(v, 'device') or isinstance(v, nn.Module) and any(True for _ in v.parameters())
+            dev = noise.device if noise is not None else device_of(v) if knows else x.device
             n = len(noise) if noise is not None else self.n
             f, y = full_state(v, x.to(dev))
             with torch.no_grad(): w = eval_velocity(f, y, self.t[self.n_steps//2], **cut(cond, slice(1), n)).cpu()
@@ -494,7 +495,7 @@ def plot(self:Calibration, nfes=(2,3,4,6,8,10), objective='boss', start=0., ax=N
     if ax is None: ax = plt.subplots(figsize=(5,2.6))[1]
     s = int((self.t-start).abs().argmin())
     nfes = [o for o in nfes if o<=self.n_steps-s]
-    ax.fill_between(self.t[1:-1], self.rate/self.rate.max()*(len(nfes)+.5)-.5, -.5, color='C1', alpha=.25, lw=0, label='size of acceleration')
+    if self.n_steps > 1: ax.fill_between(self.t[1:-1], self.rate/self.rate.max()*(len(nfes)+.5)-.5, -.5, color='C1', alpha=.25, lw=0, label='size of acceleration')
     for y,k in enumerate(nfes): self.schedule(k, objective, start).plot(ax, y, 'C0')
     ax.set_yticks(range(len(nfes)), nfes); ax.set_ylabel('steps'); ax.set_xlabel('t (0 noise, 1 data)')
     if self.preview: ax.set_title('preview', fontsize=8, loc='right')

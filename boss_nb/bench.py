@@ -44,7 +44,7 @@ class Bench:
     "Rows of measurements, and the protocol that made them"
     rows:list              # dicts: label, schedule, solver, nfe, knots, endpoint_error, fd_teacher, fd_real
     protocol:dict          # n, extractor, reference, dtype, device, seed
-    samples:dict = field(default_factory=dict, repr=False) # label → samples, in the order of the noise
+    samples:dict = field(default_factory=dict, repr=False) # (label, NFE) → samples, in the order of the noise; where those two are not enough, (label, NFE, schedule, solver), and then its row
 
     def table(self,
         fmt:str='markdown', # 'markdown', 'text', 'csv' or 'latex'
@@ -108,7 +108,7 @@ def bench(
     **protocol,               # more facts for the protocol (seed, date)
 )->Bench:
     "Sample and measure every entry on the same noise"
-    n, labels = len(noise), [(e.label, str(getattr(e.knots,'knots',e.knots)), solver_of(e.knots, e.solver)) for e in [*entries, teacher]]
+    n, labels = len(noise), [(e.label, *as_knots(e.knots).tolist(), solver_of(e.knots, e.solver), str(getattr(e.knots, 'coefs', None))) for e in [*entries, teacher]]
     if len(set(labels))!=len(labels): raise ValueError(f'entries must differ in label, knots or solver, got {[l[0] for l in labels if labels.count(l)>1][0]!r} twice')
     if real is not None and extractor is None: raise ValueError('real needs an extractor, got None')
     if real is not None and len(real)<n: raise ValueError(f'real must hold at least n={n} items, got {len(real)}')
@@ -120,34 +120,37 @@ def bench(
     stats = (lambda x: feature_stats(x, extractor)) if extractor else None
     end, nfe_t = run(teacher)
     ref, refr = (stats(end) if extractor else None), (stats(real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:n]]) if real is not None else None)
-    rows, samples = [], {}
+    rows, kept = [], []
     for e in [*progress_bar(entries, progress), teacher]:
         x, nfe = (end, nfe_t) if e is teacher else run(e)
         f = stats(x) if extractor else None
         rows.append(dict(label=e.label, schedule=e.kind, solver=solver_of(e.knots, e.solver), nfe=nfe, knots=as_knots(e.knots).tolist(), endpoint_error=(x-end).double().pow(2).mean().item(),
                          fd_teacher=frechet(f, ref) if extractor else None, fd_real=frechet(f, refr) if refr else None))
-        if keep: samples[e.label, nfe] = x
+        if keep: kept.append(x)
     pr = dict(n=n, extractor=getattr(extractor,'name',None), reference=f'{n} of {len(real)} real' if real is not None else None, teacher=f'{nfe_t} NFE {solver_of(teacher.knots, teacher.solver)}',
               dtype=str(noise.dtype).removeprefix('torch.'), device=str(noise.device), **protocol)
-    return Bench(rows, {k:v for k,v in pr.items() if v is not None}, samples)
+    full = [(r['label'], r['nfe'], r['schedule'], r['solver'], i) for i,r in enumerate(rows)]
+    name = lambda f: next(f[:k] for k in (2,4,5) if sum(o[:k]==f[:k] for o in full)==1)             # as short as tells it from the others
+    return Bench(rows, {k:v for k,v in pr.items() if v is not None}, {name(f): x for f,x in zip(full, kept)})
 
 # %% ../nbs/13_bench.ipynb #641dd15e
 def grid(
     models:dict,                     # label → velocity
     steps=(1,2,4,8),                 # numbers of solver steps
     schedules:dict=None,             # name → 'uniform', a function of the number of steps, a list of schedules, or a dict from steps to schedule; default equal steps
-    solvers=('euler',),              # solvers; None for each schedule's own
+    solvers=None,                    # one or several solvers to run every schedule with; default each schedule's own, Euler for numbers of steps
     **cond,                          # conditions of the velocities
 )->list: # `Entry`s
     "Every model with every schedule, solver and number of steps"
     def knots(s, k):
         if isinstance(s, str) and s!='uniform': raise ValueError(f"a schedule must be 'uniform', a function, a dict or a list of schedules, got {s!r}")
-        if s=='uniform': return k
-        if isinstance(s, (list,tuple)): s = {o.steps: o for o in s}
-        return s.get(k) if isinstance(s, dict) else s(k)
+        if s=='uniform': return [k]
+        if isinstance(s, (list,tuple)): return [o for o in s if o.steps==k]
+        return [o for o in (s.get(k) if isinstance(s, dict) else s(k),) if o is not None]
     steps, solvers = [steps] if isinstance(steps, int) else steps, [solvers] if isinstance(solvers, str) or solvers is None else solvers
     if not models: raise ValueError('models must hold at least one')
-    out = [Entry(label, v, s, solver, dict(cond), name) for label,v in models.items() for name,kind in (schedules or {'uniform':'uniform'}).items() for solver in solvers for k in steps if (s := knots(kind, k)) is not None]
+    named = lambda name, s, many: f'{name}: {s.name}' if many else name                          # several plans for one number of steps
+    out = [Entry(label, v, s, solver, dict(cond), named(name, s, len(ss) > 1)) for label,v in models.items() for name,kind in (schedules or {'uniform':'uniform'}).items() for solver in solvers for k in steps for ss in (knots(kind, k),) for s in ss]
     if not out: raise ValueError('no schedule has any of the numbers of steps asked for')
     return out
 
@@ -187,7 +190,7 @@ def sweep(
     reference,               # `FeatureStats`, a file of them, or real images
     steps=(1,2,4,8),         # numbers of solver steps
     schedules:dict=None,     # see `grid`
-    solvers=('euler',),      # see `grid`
+    solvers=None,            # see `grid`
     n:int=10_000,            # samples of one evaluation
     repeats:int=1,           # evaluations of each, on disjoint noise, for error bars
     extractor:Callable=None, # see `evaluate`
@@ -219,5 +222,5 @@ def sweep(
             if folder and key and world()[0]==0: _keep(folder, key, row, repeats)
         if key: seen[id(e.v), key] = row                                           # two names may stand for the same knots
         protocols.append(row['protocol']); rows.append({k:o for k,o in row.items() if k!='protocol'} | dict(label=e.label, schedule=e.kind))
-    same = {k: o if all(p.get(k)==o for p in protocols) else 'differs between rows' for k,o in protocols[0].items()}
+    same = {k: protocols[0].get(k) if all(p.get(k)==protocols[0].get(k) for p in protocols) else 'differs between rows' for p in protocols for k in p}
     return Bench(rows, same | dict(measured_now=done))

@@ -127,7 +127,7 @@ def _full_of(path, state, m, base):
         if was is not None and was!=now: raise ValueError(f"{path} was made for another velocity than base: {was or 'not adapted'}, got {now or 'not adapted'}")
         net = _fresh(share_weights(base))
     else: raise ValueError(f'{path} holds an architecture that boss_nb cannot build: give base')
-    return fill_net(net if base is None else net.to(device_of(base)), state, path)
+    return fill_net(net, state, path, keep=True) if base is None else fill_net(net.to(device_of(base)), state, path)
 
 def _fresh(net):
     "Give a module tree parameters of its own"
@@ -198,6 +198,8 @@ class Bundle(ModelHubMixin):
     @property
     def nfe_per_call(self): return price(self.net)
     @property
+    def full_time(self): return getattr(self.net, 'full_time', False)
+    @property
     def shape(self)->tuple|None:
         "Shape of one sample as it was told, or as the network knows it; None when nobody does"
         net = _core(self.net)
@@ -229,7 +231,8 @@ def sample(self:Bundle,
     if self.net is None: raise ValueError('this bundle holds plans and no network: sample(your_net, noise, bundle.pick(nfe))')
     if not isinstance(noise, Tensor):
         if self.shape is None: raise ValueError('noise must be a Tensor: the bundle does not say the shape of its samples')
-        noise = _noise(noise, self.shape, seed, device=self.device)
+        dtype = next((p.dtype for p in _core(self.net).parameters() if p.is_floating_point()), torch.float32)
+        noise = _noise(noise, self.shape, seed, device=self.device).to(dtype)
     return sample(self.net, noise, self.pick(nfe) if self.schedules or nfe is None else nfe, **kw)
 
 # %% ../nbs/14_checkpoint.ipynb #835a1880
@@ -287,6 +290,12 @@ def _write(self:Bundle, new):
     if self.holds=='lora' and self.base is not None: save_net(new('base.safetensors'), self.base, **self.meta)
     if self.schedules: save_plan(new('plan.json'), self.schedules, **({} if self.holds!='flow' else dict(fingerprint=fingerprint(self.net))))
 
+def _card_is_ours(folder):
+    "May README.md be written: is there none, or the one we wrote, untouched?"
+    if not (folder/'README.md').exists(): return True
+    try: return _sha(folder/'README.md')==json.loads((folder/'config.json').read_text(encoding='utf-8'))['card']
+    except (OSError, ValueError, KeyError, TypeError): return False
+
 @patch
 def save_pretrained(self:Bundle,
     save_directory:str|Path,  # folder to write, made if need be
@@ -302,10 +311,10 @@ def save_pretrained(self:Bundle,
     with ExitStack() as stack:                # leaves, and so renames, in reverse order: config.json last
         if not d.exists(): stack.callback(lambda: d.is_dir() and not any(d.iterdir()) and d.rmdir())   # nothing came of it
         conf = stack.enter_context(atomic_write(d/'config.json'))
-        if not (d/'README.md').exists(): stack.enter_context(atomic_write(d/'README.md')).write_text(self.card(), encoding='utf-8')
+        if ours := _card_is_ours(d): stack.enter_context(atomic_write(d/'README.md')).write_bytes(card := self.card().encode())
         def new(name): tmp[name] = stack.enter_context(atomic_write(d/name)); return tmp[name]
         self._write(new)
-        c = json.loads(json.dumps(self._facts() | dict(files={k:_sha(o) for k,o in tmp.items()})))
+        c = json.loads(json.dumps(self._facts() | dict(files={k:_sha(o) for k,o in tmp.items()}) | (dict(card=hashlib.sha256(card).hexdigest()) if ours else {})))
         conf.write_text(json.dumps(c | dict(digest=_seal(c)), indent=1)+'\n', encoding='utf-8')
     for k in set(_files)-set(tmp): (d/k).unlink(missing_ok=True)   # left from a bundle that held more
     return self.push_to_hub(repo_id or d.name, **push_kw) if push_to_hub else None
@@ -333,7 +342,7 @@ def _parts(folder, base, device):
     "What a folder holds: its config, network, schedules and base"
     c = _read_config(folder); f, model = c['files'], folder/'model.safetensors'
     scheds = load_plan(folder/'plan.json') if 'plan.json' in f else []
-    if base is None and 'base.safetensors' in f: base = load_net(folder/'base.safetensors', device)
+    if base is None and 'base.safetensors' in f: base = load_net(folder/'base.safetensors', device, keep=True)      # a LoRA knows its base to the bit
     net = None if c['holds']=='plan' else load_net(model, device) if c['holds']=='flow' else load_student(model, base, device)
     for k,o in f.items():
         if _sha(folder/k)!=o: raise ValueError(_foreign(folder/k))

@@ -58,6 +58,15 @@ def check_writable(
     except OSError as e: raise type(e)(f'cannot write {path}: {e.strerror}') from None
     return path
 
+def _check_outputs(**paths):
+    "Every file that is asked for can be written, and no two are the same"
+    seen = {}
+    for k,p in paths.items():
+        if not p: continue
+        real = check_writable(p).resolve()
+        if real in seen: raise ValueError(f'{k} must be another file than {seen[real]}, got {p} for both')
+        seen[real] = k
+
 @contextlib.contextmanager
 def tempfile_in(folder):
     "A temporary file in a folder, gone afterwards"
@@ -154,7 +163,7 @@ def boss_plan(
 ):
     "Plan the best steps for every budget from one pass of the teacher"
     with _script('boss_plan'):
-        for p in filter(None, (out, calibration, json)): check_writable(p)
+        _check_outputs(out=out, calibration=calibration, json=json)
         if objective not in objectives: raise ValueError(f"objective must be one of {', '.join(objectives)}, got {objective!r}")
         if solver and (objective!='best' or solver not in ('euler','ab2','multistep')): raise ValueError(f'solver must be euler, ab2 or multistep and goes with objective best, got {solver!r} with {objective!r}')
         nfes = parse_nfes(nfe)
@@ -191,7 +200,7 @@ def boss_straighten(
 ):
     "Fine-tune a network, in full or as a LoRA, so that a few planned steps suffice"
     with _script('boss_straighten'):
-        for p in filter(None, (out, json)): check_writable(p)
+        _check_outputs(out=out, json=json)
         if nfe < 1 or nfe > n_steps: raise ValueError(f'nfe must be between 1 and n_steps={n_steps}, got {nfe}')
         if n < 10: raise ValueError(f'n must be at least 10, got {n}')
         if rank < 0: raise ValueError(f'rank must be 0 (full) or more, got {rank}')
@@ -238,7 +247,7 @@ def boss_sample(
     model:str='digits',          # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth
     student:str='',              # student file or folder; brings its own schedules
     plan:str='',                 # plan file or folder; without one, the schedule in the model's folder, else equal steps
-    nfe:int=None,                # number of steps; default the student's own, or 10
+    nfe:int=None,                # number of steps; default the student's own, that of the only plan, or 10
     solver:str='',               # euler, heun or ab2; default the plan's own, else euler
     n:int=64,                    # number of samples
     out:str='samples.png',       # .png for a picture, .safetensors for the samples themselves
@@ -248,15 +257,17 @@ def boss_sample(
 ):
     "Sample from a network, a plan or a straightened student"
     with _script('boss_sample'):
-        for p in filter(None, (out, json)): check_writable(p)
+        _check_outputs(out=out, json=json)
         if Path(out).suffix not in ('.png','.safetensors'): raise ValueError(f'out must end in .png or .safetensors, got {out}')
         if solver and solver not in ('euler','heun','ab2'): raise ValueError(f'solver must be one of euler, heun, ab2, got {solver!r}')
         if nfe is not None and not 1 <= nfe <= 10_000: raise ValueError(f'nfe must be between 1 and 10000, got {nfe}')
         v, shp, own, is_student = _sampled(model, student, shape)
         if is_student and plan: raise ValueError('plan must be left out: a student brings its own schedules')
         if is_student and nfe and nfe not in [s.nfe for s in own]: raise ValueError(f'nfe must be one of the student\'s budgets {sorted(s.nfe for s in own)}, got {nfe}')
-        of = [s for s in own if s.nfe==(nfe or (own[0].nfe if is_student else 10))]
-        s = pick(_plan_for(plan, v), nfe or 10) if plan else of[0] if of else uniform(nfe or 10)
+        if plan: own = _plan_for(plan, v)
+        k = nfe or (own[0].nfe if own and (is_student or len(own)==1) else 10)
+        of = [s for s in own if s.nfe==k]
+        s = pick(own, k) if plan else of[0] if of else uniform(k)
         where = f' of {plan}' if plan else f' of {student or model}' if of else ''
         if Path(out).suffix=='.png' and (len(shp)!=3 or shp[0] not in (1,3)): raise ValueError(f'samples of shape {shp} are not images: give --out FILE.safetensors')
         c = CountNFE(v); x = sample(c, noise(n, shp, seed, device=device_of(v)), s, solver or None); solver = solver_of(s, solver)
@@ -314,7 +325,7 @@ def boss_fid(
 ):
     "Fréchet distance between two sets of images or statistics, with its protocol"
     with _script('boss_fid'):
-        for p in filter(None, (save, json)): check_writable(p)
+        _check_outputs(save=save, json=json)
         if n < 0 or n==1: raise ValueError(f'n must be 0 (all) or at least 2, got {n}')
         feat = _extractor(extractor, weights, resize)
         sa, sb = (_stats_of(o, n, feat, seed+i, convention, of, batch_size) for i,o in enumerate((a,b)))
@@ -328,7 +339,7 @@ def boss_fid(
 def boss_evaluate(
     model:str='digits',          # 'digits', a network file (.safetensors) or folder, or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth
     student:str='',              # student file or folder; brings its own schedules
-    plan:str='',                 # plan file or folder; without one, equal steps
+    plan:str='',                 # plan file or folder; without one, the schedules in the model's folder, else equal steps
     nfe:str='',                  # numbers of steps, as in 4, 1-10 or 2,4,8; default the student's or the plan's own, else 4,8,16
     solver:str='',               # one or several of euler,heun,ab2; default the plan's own, else euler
     reference:str='digits',      # statistics (.npz), or 'digits' for those that ship
@@ -388,7 +399,8 @@ def boss_demo(
     "From 100 steps to 4 on handwritten digits: plan, straighten, measure"
     with _script('boss_demo'):
         start = time.time(); out, K = Path(out), 4
-        for p in (out/'results.json', json): p and check_writable(p)
+        made = ('results.json','plan.json','adapter.safetensors','full.safetensors','digits.png')
+        _check_outputs(**{str(out/f): out/f for f in made}, json='' if json and Path(json).resolve()==(out/made[0]).resolve() else json)
         n_cal, n_traj, n_iter, n_eval = (32, 300, 40, 240) if quick else (100, 5000, 300, 898)
         v, x = teacher(), digits()[0]; dev = device_of(v); shp = x.shape[1:]
         print(f'teacher: {n_params(v)/1e6:.2f}M-parameter U-Net flow on 8×8 digits, 100 Euler steps, on {dev}'); sys.stdout.flush()

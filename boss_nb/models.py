@@ -296,6 +296,7 @@ def fill_net(
     state:dict,      # name → tensor
     path,            # for the message
     names:dict=None, # name in `state` → name in the network, for a part of the network; default all, under their own names
+    keep:bool=False, # keep the dtypes of `state` instead of those of the network
 )->nn.Module: # `net`
     "Copy tensors into a network; every name and shape must match"
     has = net.state_dict()
@@ -303,7 +304,7 @@ def fill_net(
     check_keys(names, state, path)
     wrong = [k for k,n in names.items() if has[n].shape!=state[k].shape]
     if wrong: raise ValueError(f'{path}: {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, expected {tuple(has[names[wrong[0]]].shape)}')
-    net.load_state_dict({n: state[k].to(has[n].dtype) for k,n in names.items()}, strict=False)   # names were checked
+    net.load_state_dict({n: state[k] if keep else state[k].to(has[n].dtype) for k,n in names.items()}, strict=False, assign=keep)   # names were checked
     return net
 
 # %% ../nbs/03_models.ipynb #dc3178a0
@@ -311,7 +312,8 @@ def load_net(
     path:str|Path,   # file made by `save_net`
     device=None,     # see `default_device`
     arch:str='',     # insist on this architecture
-)->nn.Module: # in eval mode, float32, without gradients; what the header says is in `meta`
+    keep:bool=False, # keep the dtypes of the file
+)->nn.Module: # in eval mode, float32 unless `keep`, without gradients; what the header says is in `meta`
     "Read a network written by `save_net`; every key must match"
     state, meta = load_state(path)
     a = meta.get('arch')
@@ -319,7 +321,7 @@ def load_net(
     if arch and a!=arch: raise ValueError(f"{path} holds a {a}, expected a {arch}")
     try: net = build_net(a, meta['config'])
     except Exception as e: raise ValueError(f"{path}: its configuration {meta.get('config')} does not build a {a}: {e}") from None
-    net = fill_net(net, state, path)
+    net = fill_net(net, state, path, keep=keep)
     net.meta = meta
     return net.to(default_device(device)).eval().requires_grad_(False)
 

@@ -102,7 +102,7 @@ def fit_coefs(
         if not past: out.append([1.]); continue
         B = (V[i]-V[past])*(t[j]-t[i])
         A, b = B@E@B.T, B@E@defect_rows(t, i, R)[j-i-1]
-        beta = torch.linalg.solve(A + 1e-9*A.diagonal().mean().clamp_min(1e-300)*torch.eye(len(A), dtype=A.dtype), b).tolist()
+        beta = torch.linalg.solve(A + (1e-9*A.diagonal().mean()).clamp_min(1e-280)*torch.eye(len(A), dtype=A.dtype), b).tolist()
         out.append([1+sum(beta), *(-o for o in beta)])
     return out
 

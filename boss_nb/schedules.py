@@ -9,6 +9,7 @@ __all__ = ['rivals', 'planners', 'uniform', 'shifted', 'cosine', 'edm', 'beta', 
 
 # %% ../nbs/08_schedules.ipynb #fdedca5c
 import math
+from collections import Counter
 from typing import Callable
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ def shifted(
     "Uniform sigmas with their odds multiplied by `shift` (Esser et al. 2024, arXiv 2403.03206, eq. 23)"
     if not shift > 0: raise ValueError(f'shift must be positive, got {shift}')
     s = 1-as_knots(_check_nfe(nfe))
-    return Schedule(1-shift*s/(1+(shift-1)*s), f'shifted {shift:g}')
+    k = 1-shift*s/(1+(shift-1)*s); k[0], k[-1] = 0., 1.
+    return Schedule(k, f'shifted {shift:g}')
 
 # %% ../nbs/08_schedules.ipynb #8f899a05
 def cosine(
@@ -217,6 +219,16 @@ class Comparison(list):
     def __repr__(self): return self.table()
     def _repr_markdown_(self): return self.table()
 
+def _distinct(keys):
+    "The first part of each key, numbered where the whole key comes again"
+    seen = Counter()
+    for k in keys: seen[k] += 1; yield k[0] if seen[k]==1 else f'{k[0]} ({seen[k]})'
+
+def _possible(cal):
+    "Names of planners and objectives that this calibration can make, with or without its model"
+    needs = set() if cal.v is not None and cal.noise is not None else {'gits','oss','refined','best', *(() if cal.gain is not None else ('weighted','ab2','multistep'))}
+    return [o for o in (*planners, *objectives) if o not in needs]
+
 def compare_schedules(
     v:Callable,             # velocity
     noise:Tensor,           # held-out noise
@@ -226,15 +238,15 @@ def compare_schedules(
     end:Tensor=None,        # the teacher's result, computed when not given
     cal:Calibration=None,   # for the default list; without one, only formulas
     nfes=(2,3,4,6,8,10),    # budgets of the default list
-    names=None,             # names of the default list, default all
+    names=None,             # names of the default list, default all that can be made
     **cond,
 )->Comparison: # dicts with name, label (without numbers that change with the budget), steps, nfe, solver, error; best first within a budget
     "Endpoint error of many schedules against one teacher"
     if end is None: end = sample(v, noise, n_steps, **cond)
     if schedules is None:
-        names = names or [*rivals, *([] if cal is None else [*planners, *(o for o in objectives if cal.v is not None or o not in ('refined','best'))])]
+        names = names or [*rivals, *(() if cal is None else _possible(cal))]
         todo = [(o, make_schedule(o, k, cal)) for o in names for k in nfes]
-    else: todo = [(s.name, s) for s in schedules]
+    else: todo = [*zip(_distinct((s.name, s.steps, s.solver) for s in schedules), schedules)]
     rows = [dict(name=s.name, label=l, steps=s.steps, nfe=nfe_of(s.steps,o), solver=o, error=endpoint_error(v, noise, s, end, o, **cond), schedule=s)
             for l,s in todo for o in (solvers or (s.solver,))]
     return Comparison(sorted(rows, key=lambda r: (r['nfe'], r['error'])))
@@ -244,7 +256,7 @@ def candidates(
     nfe:int,              # number of steps
     cal:Calibration=None, # adds the plans it can make
     solver:str|None='euler', # 'euler', 'ab2' or 'multistep' for those of one solver, None for all
-    start:float=0.,       # first knot
+    start:float=0.,       # first knot; with a calibration, a time of its grid
 )->list:
     "Schedules worth trying: formulas, the paper's plan, and weighted, 'ab2' and 'multistep' plans of several powers"
     if solver not in (None,'euler','ab2','multistep'): raise ValueError(f"solver must be euler, ab2, multistep or None, got {solver!r}")
@@ -252,14 +264,18 @@ def candidates(
     res, powers = [], (.25,.5,.75,1.)
     weighted = cal is not None and (cal.gain is not None or (cal.v is not None and cal.noise is not None))
     plans = cal is not None and nfe <= cal.n_steps - int((cal.t-start).abs().argmin())
-    if plans: start = float(cal.t[(cal.t-start).abs().argmin()])
+    if cal is not None:
+        at = float(cal.t[(cal.t-start).abs().argmin()])
+        if abs(at-start) > 1e-6: raise ValueError(f"start must be a time of the calibration's grid, got {start:g}; the nearest is {at:g}")
+        start = at
+    pairs = plans and (solver is not None or cal.n_steps <= 300)           # the most that plans by pairs of steps can take
     if solver in (None,'euler'):
         res += [tail(s) for s in (uniform(nfe), cosine(nfe), shifted(nfe, 1.5), shifted(nfe, 2.))]
         if plans: res += [cal.schedule(nfe, 'boss', start)] + [cal.schedule(nfe, 'weighted', start, p) for p in powers if weighted]
     if solver in (None,'ab2'):
         res += [Schedule(tail(uniform(nfe)).knots, 'uniform ab2', solver='ab2')]
-        if plans: res += [cal.schedule(nfe, 'ab2', start, p) for p in ((0.,.5,1.,1.5) if weighted else (0.,))]
-    if solver in (None,'multistep') and plans: res += [cal.schedule(nfe, 'multistep', start, p) for p in ((0.,.5,1.,1.5) if weighted else (0.,))]
+        if pairs: res += [cal.schedule(nfe, 'ab2', start, p) for p in ((0.,.5,1.,1.5) if weighted else (0.,))]
+    if solver in (None,'multistep') and pairs: res += [cal.schedule(nfe, 'multistep', start, p) for p in ((0.,.5,1.,1.5) if weighted else (0.,))]
     seen, out = set(), []
     for s in res:
         if (k:=(s.solver if nfe>1 else '', *s.knots.tolist())) not in seen: seen.add(k); out.append(s)
@@ -286,13 +302,15 @@ def best_schedule(
     n_steps:int=100,        # teacher steps for `end`
     schedules:list=None,    # candidates, default `candidates(nfe, cal, solver)`
     refine:bool=False,      # also refine the best of them on rollouts from the calibration's noise (a few teacher passes)
-    start:float=0.,         # first knot; `noise` then holds states at that time
+    start:float=0.,         # first knot, with a calibration a time of its grid; `noise` then holds states at that time
     **cond,                 # conditions of `v`
 )->Schedule: # `meta['errors']` holds the endpoint error of every candidate
     "The candidate with the least endpoint error, measured"
     scheds = candidates(nfe, cal, solver, start) if schedules is None else list(schedules)
     if not scheds: raise ValueError('schedules must hold at least one Schedule, got none')
-    if end is None: end = sample(v, noise, n_steps, **cond)
+    first = sorted({float(s.knots[0]) for s in scheds})
+    if len(first) > 1: raise ValueError(f'schedules must all have the same first knot, got {first}')
+    if end is None: end = sample(v, noise, first[0]+(1-first[0])*as_knots(n_steps), **cond)
     def each(s): return (sample(v, noise, s, s.solver if solver is None or s.solver=='multistep' else solver, **cond)-end).double().reshape(len(noise),-1).pow(2).mean(1).cpu()
     errs = [each(s) for s in scheds]
     least = min(range(len(errs)), key=lambda k: errs[k].mean().item())
@@ -304,7 +322,7 @@ def best_schedule(
         if accept_refined(errs[-1], errs[least], [e for e,o in zip(errs,scheds) if o.name.split()[0] in ('uniform','boss') and o.solver=='euler']): least = len(errs)-1
     s = scheds[least]
     used = s.solver if solver is None or s.solver=='multistep' else solver
-    return Schedule(s.knots, f'best: {s.name}', s.indices, s.cost, {**s.meta, 'objective':'best', 'n_chosen_on':len(noise), 'errors':{o.name:e.mean().item() for o,e in zip(scheds,errs)}}, used, s.coefs)
+    return Schedule(s.knots, f'best: {s.name}', s.indices, s.cost, {**s.meta, 'objective':'best', 'n_chosen_on':len(noise), 'errors':{o:e.mean().item() for o,e in zip(_distinct((o.name,) for o in scheds), errs)}}, used, s.coefs)
 
 # %% ../nbs/08_schedules.ipynb #d9f49122
 @patch
@@ -328,6 +346,7 @@ def plan_best(
     noise:Tensor=None,     # noise to choose on, default fresh
 )->Schedule:
     "The schedule that ends nearest the teacher on noise that nothing was fitted to"
+    start = float(cal.t[cal.start_index(nfe, start)])
     x, end, cond = cal.holdout(start, n, noise)
     count = CountNFE(cal.v)
     s = best_schedule(count, x, nfe, cal, solver, end, refine=refine and solver!='ab2', start=start, **cond)
