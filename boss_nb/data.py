@@ -137,7 +137,7 @@ def halves(
 # %% ../nbs/01_data.ipynb #897048d7
 class TensorLoader(DataLoader):
     "fastai `DataLoader` over a tuple of equally long tensors, cutting whole batches by index"
-    def __init__(self, tensors, bs=64, **kw):
+    def __init__(self, tensors, bs=64, dataset=None, **kw): # fastai's copies come with a dataset, which is always the numbers of the rows
         self.tensors = tuple(tensors)
         super().__init__(range(len(self.tensors[0])), bs=bs, **kw)
     def create_batches(self, samps):

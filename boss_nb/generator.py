@@ -19,6 +19,7 @@ from .core import *
 from .bellman import Schedule
 from .flows import autocasted, interpolate
 from .loop import *
+from .models import at_rest
 from .reflow import time_density
 from .sampling import as_knots, sample
 from .schedules import uniform
@@ -79,12 +80,12 @@ class GeneratorMatchingCallback(Method):
         a:float=.5,              # 1/2 for the exact gradient, 1 for the practice of the paper
         ratio:int=3,             # online steps for each generator step
         lr:float=5e-4,           # of the online network, at the generator's peak; follows the same course
-        online_warmup:int=100,   # online steps before the generator's first
+        online_warmup:int=100,   # online steps before the generator's first, of 128 images or of a smaller batch
         online_decay:float=.98,  # of the online network's weight average, which the generator is told by, at the peak rate; less if the generator moves fast, 0 for none
         time='uniform',          # density of times, see `time_densities`, or a function from uniform numbers to times
         until:float=.95,         # times end here, in (0,1]
         weight:float=1.,         # of times in the generator's loss: this power of 1-t
-        limit:float|None=2.,     # largest gradient of a sample, in medians of its batch; None for no limit
+        limit:float|None=2.,     # largest gradient of a sample, in medians of its batch (of its part, where `accumulate` cuts it); None for no limit
         stable:bool=True,        # whether the online network learns from `stable_targets`
         cond:dict=None,          # conditions: tensors of rows to draw from, such as all labels
         clip:float=1.,           # gradient norm limit of the online network
@@ -131,7 +132,8 @@ def generate(self:GeneratorMatchingCallback, net, z, *cond):
 @patch
 def _velocity(self:GeneratorMatchingCallback, f, x, t, *cond):
     "Teacher or online network, in the precision of the run"
-    return (autocasted(f, self.mixed) if self.mixed else f)(x, t, **dict(zip(self.cond, cond)))
+    f = Objective(f, self, self.mixed).velocity if isinstance(f, nn.Module) else autocasted(f, self.mixed) if self.mixed else f
+    return f(x, t, **dict(zip(self.cond, cond)))
 
 @patch
 def loss(self:GeneratorMatchingCallback, net, z, eps, t, *cond):
@@ -192,13 +194,13 @@ def _swap(self:GeneratorMatchingCallback):
     for p,o in zip(self.own, self.live): p.data, o.data = o.data, p.data
 
 @patch
-def setup(self:GeneratorMatchingCallback, net): self._net, self.warm = net, False
+def setup(self:GeneratorMatchingCallback, net): self.warm = False
 
 @patch
 def held_out(self:GeneratorMatchingCallback, gen, idx):
+    c, net = self.learn.course, getattr(self.learn.model, 'module', self.learn.model); self.mixed = net.amp
     if not self.warm:                                                # before anything is measured, and not again when a run goes on
-        many = world()[1]
-        if self.online_warmup: self._catch_up(self._net, 2**31, self.online_warmup, -(-128//many)*many)       # as many to each process
+        if self.online_warmup: self._catch_up(net.velocity, 2**31, self.online_warmup, -(-min(128, c.bs)//c.world)*c.world)       # as many to each process
         self.warm = True
     return self.draw(gen, idx)
 
@@ -249,10 +251,12 @@ def plot(self:GeneratorMatchingCallback, ax=None):
     return ax
 
 # %% ../nbs/11_generator.ipynb #bc2f6d24
-def _begin(teacher, init, rank, alpha, targets, seed, checkpointing):
+def _begin(teacher, init, s, rank, alpha, targets, seed, checkpointing):
     "The generator before training"
     if init is None: return _student(teacher, rank, alpha, targets, seed, checkpointing)
     net = init.model if isinstance(init, Straightened) else init
+    if isinstance(init, Straightened) and not any(o.steps==s.steps and torch.allclose(o.knots, s.knots, atol=1e-6) for o in init.schedules):
+        raise ValueError(f"init must be a student of the generator's own steps, {' '.join(f'{k:.4g}' for k in s)}; it was made for {'; '.join(' '.join(f'{k:.4g}' for k in o) for o in init.schedules)}")
     lora = hasattr(net, 'get_base_model')
     if bool(rank)!=lora: raise ValueError('init must be a LoRA student when rank is given, and a full network when it is not' if rank else 'init must be a full network when rank is 0: a LoRA needs rank=')
     if not rank: return _student(net, 0, None, None, seed, checkpointing)
@@ -298,15 +302,16 @@ def match_generator(
     if not 1 <= s.steps <= 8: raise ValueError(f'schedule must have 1 to 8 steps (their gradients are all kept), got {s.steps}')
     if s.solver not in (None,'euler'): raise ValueError(f'schedule must be one of Euler steps, got {s.solver!r}')
     lr = lr or (1e-3 if rank else 2e-4); lr_online = lr_online or 2.5*lr; kw = dict(decay=decay, clip=clip, betas=betas, valid=128) | (fit or {})
-    net = _begin(teacher, init, rank, alpha, targets, seed, checkpointing)
-    frozen = share_weights(teacher).eval()
+    net = _begin(teacher, init, s, rank, alpha, targets, seed, checkpointing)
+    frozen = at_rest(teacher)
     online = add_lora(teacher, rank, alpha, targets, seed+1) if rank else _student(teacher, 0, None, None, seed, False)
     m = GeneratorMatchingCallback(frozen, online, shape, s, a, ratio, lr_online, time=time, cond=cond, clip=clip, betas=betas, seed=seed, **(how or {}))
     rows = {k: o[torch.arange(64)%len(o)].to(device_of(teacher)) for k,o in m.cond.items()}
-    m.size = sample(frozen, noise(64, shape, seed, device=device_of(teacher)), 16, 'ab2', **rows).std().item()
+    dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
+    m.size = sample(frozen, noise(64, shape, seed, device=device_of(teacher)).to(dtype), 16, 'ab2', **rows).float().std().item()
     facts = dict(kind='generator', rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, lr_online=lr_online, a=a, ratio=ratio, seed=seed, decay=decay, clip=clip, betas=list(betas),
                  time=told(time), **{k:getattr(m, k) for k in ('online_warmup','online_decay','until','weight','limit','stable')}, **{k:told(o) for k,o in kw.items() if k in ('warmup','hold','amp')})
     more = dict(init=told(net), targets=targets) if folder else {}
     learn = fit_method(net, m, n_iter, bs, lr, seed=seed, folder=folder, settings=facts | more, cbs=cbs, progress=progress, **kw)
-    learn.opt, learn.ema.avg = None, []
+    learn.opt, learn.ema.avg, m.opt_online, m.live = None, [], None, []            # a generator is not to carry its training about
     return Straightened(net.eval(), s, [s], learn.before, learn.after, torch.stack(learn.curve.losses).cpu(), facts, learn, teacher)

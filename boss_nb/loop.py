@@ -8,7 +8,7 @@ __all__ = ['dtypes', 'seed_of', 'Order', 'Stream', 'told', 'Objective', 'Method'
            'load_optimizer_state', 'Saver', 'Spread', 'Live', 'amp_dtype', 'held_out_loss', 'fit_method']
 
 # %% ../nbs/05b_loop.ipynb #b8822342
-import atexit, contextlib, csv, functools, inspect, json, math, os, signal, threading, time
+import atexit, contextlib, csv, functools, inspect, json, math, os, random, signal, threading, time
 from functools import partial
 from pathlib import Path
 from typing import Callable
@@ -173,7 +173,7 @@ class Perceptual:
         weight:float=1.,   # weight of the features
     ):
         self.features, self.pixels, self.weight = features, pixels, weight
-        if isinstance(features, nn.Module): features.requires_grad_(False)
+        if isinstance(features, nn.Module): features.requires_grad_(False).eval()
     def __call__(self, a, b):
         with torch.no_grad(): fb = self.features(b)
         fa = self.features(a); many = isinstance(fa, (list, tuple))
@@ -480,19 +480,25 @@ def fit_method(
     train = [p for p in net.parameters() if p.requires_grad]
     if not train: raise ValueError('net has no weights that train: all have requires_grad=False')
     if any(p.element_size() < 4 for p in train): raise ValueError(f"net trains in {next(p.dtype for p in train if p.element_size() < 4)}, in which small steps vanish: use net.float() and amp='bf16', or a LoRA (rank=), whose weights are float32")
-    n_valid = int(valid*method.n) if isinstance(valid, float) else valid
+    n_valid, lr = int(valid*method.n) if isinstance(valid, float) else valid, float(lr)
     if not 0 <= n_valid < method.n: raise ValueError(f'valid must leave items to train on: 0 to {method.n-1}, got {n_valid}')
     join_processes(device_of(net))
     dev, obj = device_of(net), Objective(net, method, amp_dtype(amp))
     perm = torch.randperm(method.n, generator=torch.Generator().manual_seed(seed_of(seed)))
     train, held = perm[n_valid:], perm[:n_valid] if n_valid else perm[:1]
     facts = (method.facts() if folder else {}) | dict(n=method.n, n_iter=n_iter, bs=bs, lr=lr, decay=decay, clip=clip, warmup=warmup, amp=amp, valid=n_valid, seed=seed, betas=list(betas)) | (dict(hold=hold) if hold else {}) | (settings or {})
+    was, chance = {m: m.training for m in net.modules()}, random.getstate()
     learn = Learner(DataLoaders(Stream(Order(train, bs, seed), 0, n_iter, accumulate), Stream(Order(held, bs), 0, 0)), obj, mean_loss, opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, betas=betas)),
                     cbs=[*_parts_of_run(method, n_iter, bs, lr, clip, warmup, hold, accumulate, amp, seed, decay, folder, save_every, explode, dev, facts), *L(cbs)])
-    method.setup(net)
+    random.setstate(chance)                                                    # fastai's loaders draw from it
     learn.held, learn.before, learn.asked = held, None, False
-    with torch.random.fork_rng([dev] if dev.type=='cuda' else []): _fit(learn, progress)
-    learn.after = held_out_loss(obj, held, learn.course.rows)
+    with torch.random.fork_rng([dev] if dev.type=='cuda' else []):
+        net.eval()
+        try: method.setup(net)                                                 # measured like everything else: without dropout
+        finally:
+            for m,o in was.items(): m.training = o
+        _fit(learn, progress)
+        learn.after = held_out_loss(obj, held, learn.course.rows)
     if not math.isfinite(learn.after): raise FloatingPointError(f'held-out loss is {learn.after} after {n_iter} steps: lower the learning rate')
     return learn
 

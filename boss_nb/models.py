@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['architectures', 'TimeEmbedding', 'MLP', 'Recomputing', 'Recomputable', 'ResBlock', 'Attention', 'UNet', 'n_params',
-           'DigitClassifier', 'build_net', 'state_digest', 'state_header', 'save_net', 'buffer_names', 'save_state',
-           'steady', 'load_state', 'check_keys', 'fill_net', 'load_net', 'fingerprint', 'passing']
+           'share_weights', 'at_rest', 'DigitClassifier', 'build_net', 'state_digest', 'state_header', 'save_net',
+           'buffer_names', 'save_state', 'steady', 'load_state', 'check_keys', 'fill_net', 'load_net', 'fingerprint',
+           'passing']
 
 # %% ../nbs/03_models.ipynb #21159929
 import hashlib, importlib, json, math, os, time
+from copy import deepcopy
 from pathlib import Path
 from typing import Callable
 import torch
@@ -147,6 +149,19 @@ def n_params(
 )->int:
     "Number of parameters"
     return sum(p.numel() for p in net.parameters())
+
+def share_weights(
+    net:nn.Module, # any network
+)->nn.Module:
+    "A copy of the module tree over the same weights in memory, frozen"
+    memo = {id(p): nn.Parameter(p.data, requires_grad=False) for p in net.parameters()} | {id(b): b for b in net.buffers()}
+    return deepcopy(net, memo)
+
+def at_rest(
+    v:Callable, # a velocity; what trains keeps training
+)->Callable:
+    "A velocity to ask and not to train: of a network, the same weights, frozen and without dropout, whatever becomes of the network's own mode"
+    return share_weights(v).eval() if isinstance(v, nn.Module) else v
 
 # %% ../nbs/03_models.ipynb #54cef050
 class DigitClassifier(nn.Module):

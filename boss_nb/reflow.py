@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import *
 from .flows import *
-from .models import TimeEmbedding
+from .models import TimeEmbedding, at_rest
 from .sampling import as_knots
 from .states import *
 from .loop import *
@@ -218,7 +218,7 @@ class FlowGuided(Paired):
         if not 0 < between[0] <= between[1] < 1: raise ValueError(f'between must be two increasing times inside (0,1), got {between}')
         super().__init__(states)
         self.n_bins = 0
-        self.teacher, self.weight, self.first, self.between, self.distance = teacher, weight, first, between, distance
+        self.teacher, self.weight, self.first, self.between, self.distance = at_rest(teacher), weight, first, between, distance
     def draw(self, gen, idx):
         a, b = self.between
         return idx, a+(b-a)*torch.rand(len(idx), generator=gen), draw_seeds(gen, len(idx))
@@ -322,7 +322,7 @@ class MeanFlow(Method):
         if not isinstance(data, Tensor) and cond: raise ValueError(f'{next(iter(cond))}: states bring their own conditions')
         self.data = (lambda idx: (data[idx.to(data.device)], data[idx.to(data.device)], *(o[idx.to(o.device)] for o in cond.values()))) if isinstance(data, Tensor) else Paired(data).pair
         self.n, self.names, self.fresh = len(data), tuple(cond if isinstance(data, Tensor) else data.cond), isinstance(data, Tensor) or not (teacher is None if pairs is None else pairs)
-        self.teacher, self.share, self.p, self.c, self.time = teacher, share, p, c, time_density(time)
+        self.teacher, self.share, self.p, self.c, self.time = at_rest(teacher), share, p, c, time_density(time)
     named = Paired.named
     bins = Paired.bins
     def draw(self, gen, idx):

@@ -110,15 +110,19 @@ def train_flow(
     lr:float=1e-3,          # peak learning rate; warms up for 5% of the run, then cosine to zero
     decay:float=0.995,      # of the weight average
     clip:float=1.,          # gradient norm limit
-    seed:int=0,             # of noise and times; data order belongs to `dls`
+    seed:int=0,             # of noise and times, set for the whole process; data order belongs to `dls`
     cbs=(),                 # further callbacks
     time:str='uniform',     # density of t, see `FlowMatching`
+    labels:bool=False,      # `dls` gives labels too, and the network takes them as a third argument
+    drop_label:float=.1,    # share of labels replaced by "no label", for guidance
     progress=True,          # progress bar and a line per epoch
 )->Learner: # `learn.model` holds the averaged weights
     "Train a velocity network by flow matching; `Learner` in, averaged weights out"
     if n_iter < 1: raise ValueError(f'n_iter must be at least 1, got {n_iter}')
+    if not lr > 0: raise ValueError(f'lr must be above 0, got {lr}')
+    if not any(p.requires_grad for p in net.parameters()): raise ValueError('net has no weights that train: all have requires_grad=False')
     set_seed(seed)
-    learn = Learner(dls, net, MSELossFlat(), opt_func=Adam, cbs=[FlowMatching(time), EMA(decay), GradientClip(clip), StopOnNaN(), *L(cbs)])
+    learn = Learner(dls, net, MSELossFlat(), opt_func=Adam, cbs=[FlowMatching(time, labels, drop_label), EMA(decay), GradientClip(clip), StopOnNaN(), *L(cbs)])
     fit_iters(learn, n_iter, lr, progress=progress)
     return learn
 
