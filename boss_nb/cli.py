@@ -367,7 +367,7 @@ def boss_evaluate(
         first = join_processes()[0]==0
         v, shp, own, is_student = _sampled(model, student, shape)
         if plan: own = _plan_for(plan, v)
-        ks = parse_nfes(nfe) if nfe else sorted(s.steps for s in own) if own else [4,8,16]
+        ks = parse_nfes(nfe) if nfe else sorted({s.steps for s in own}) if own else [4,8,16]
         if own and (lack := [k for k in ks if k not in [s.steps for s in own]]): raise ValueError(f'nfe must be among the budgets there are, {sorted(s.steps for s in own)}, got {lack[0]}')
         feat = _extractor(extractor, weights, resize)
         ref = digit_stats() if reference=='digits' else read_stats(reference, convention or None, of or None)

@@ -326,6 +326,9 @@ class Saver(Callback):
     def _parts(self):
         live = {k.removeprefix('module.').removeprefix('net.'): p for k,p in self.model.named_parameters() if p.requires_grad}
         return live, dict(zip(live, self.learn.ema.avg))
+    def _buffers(self):
+        "What a network in train mode changes beside its weights, such as the statistics of batch norm"
+        return {} if self.learn.method.eval_mode else {k.removeprefix('module.').removeprefix('net.'): o for k,o in self.model.named_buffers()}
     def write(self):
         "Write `last.safetensors`"
         done = self.course.step+1
@@ -333,6 +336,7 @@ class Saver(Callback):
             live, avg = self._parts()
             state = {f'live.{k}': p for k,p in live.items()} | {f'avg.{k}': p for k,p in avg.items()} | {f'method.{k}': p for k,p in self.learn.method.state().items()}
             state |= {f'opt.{k}': x for k,x in optimizer_state(self.opt.opt).items()}
+            state |= {f'buffer.{k}': o for k,o in self._buffers().items()}
             state['losses'] = torch.stack(self.learn.curve.losses).float()
             scaled = getattr(self.learn, 'scaled', None)
             try: save_state(self.path, state, kind='boss_nb.run', done=done, ema_step=self.learn.ema.step, settings=self.settings, scaler=dict(scaled.scaler.state_dict(), bad=scaled.bad) if scaled else None, before=self.learn.before)
@@ -351,6 +355,7 @@ class Saver(Callback):
             if live[k].shape!=s[f'live.{k}'].shape: raise ValueError(f'{self.path} holds {k} of shape {tuple(s[f"live.{k}"].shape)}, and the network has {tuple(live[k].shape)}')
         with torch.no_grad():
             for k in live: live[k].copy_(s[f'live.{k}']); avg[k].copy_(s[f'avg.{k}'])
+            for k,o in self._buffers().items(): o.copy_(s[f'buffer.{k}'])
         part = lambda name: {k.removeprefix(name): o for k,o in s.items() if k.startswith(name)}
         load_optimizer_state(self.opt.opt, part('opt.')); self.learn.method.load_state(part('method.'))
         self.learn.ema.step, self.learn.before, self.at = m['ema_step'], m['before'], m['done']
