@@ -313,5 +313,5 @@ def match_generator(
                  time=told(time), **{k:getattr(m, k) for k in ('online_warmup','online_decay','until','weight','limit','stable')}, **{k:told(o) for k,o in kw.items() if k in ('warmup','hold','amp')})
     more = dict(init=told(net), targets=targets) if folder else {}
     learn = fit_method(net, m, n_iter, bs, lr, seed=seed, folder=folder, settings=facts | more, cbs=cbs, progress=progress, **kw)
-    learn.opt, learn.ema.avg, m.opt_online, m.live = None, [], None, []            # a generator is not to carry its training about
+    learn.opt, learn.ema.avg, m.opt_online = None, [], None; m.live.clear()        # a generator is not to carry its training about
     return Straightened(net.eval(), s, [s], learn.before, learn.after, torch.stack(learn.curve.losses).cpu(), facts, learn, teacher)
