@@ -80,7 +80,7 @@ class GeneratorMatchingCallback(Method):
         a:float=.5,              # 1/2 for the exact gradient, 1 for the practice of the paper
         ratio:int=3,             # online steps for each generator step
         lr:float=5e-4,           # of the online network, at the generator's peak; follows the same course
-        online_warmup:int=100,   # online steps before the generator's first, of 128 images or of a smaller batch
+        online_warmup:int=100,   # online steps of 128 images before the generator's first; with smaller batches as many more
         online_decay:float=.98,  # of the online network's weight average, which the generator is told by, at the peak rate; less if the generator moves fast, 0 for none
         time='uniform',          # density of times, see `time_densities`, or a function from uniform numbers to times
         until:float=.95,         # times end here, in (0,1]
@@ -200,7 +200,8 @@ def setup(self:GeneratorMatchingCallback, net): self.warm = False
 def held_out(self:GeneratorMatchingCallback, gen, idx):
     c, net = self.learn.course, getattr(self.learn.model, 'module', self.learn.model); self.mixed = net.amp
     if not self.warm:                                                # before anything is measured, and not again when a run goes on
-        if self.online_warmup: self._catch_up(net.velocity, 2**31, self.online_warmup, -(-min(128, c.bs)//c.world)*c.world)       # as many to each process
+        bs = -(-min(128, c.bs)//c.world)*c.world                     # as many to each process; smaller batches, more of them
+        if self.online_warmup: self._catch_up(net.velocity, 2**31, self.online_warmup*-(-128//bs), bs)
         self.warm = True
     return self.draw(gen, idx)
 
@@ -291,7 +292,7 @@ def match_generator(
     checkpointing:bool=False, # recompute activations in the generator's backward pass
     seed:int=0,               # of everything random
     progress=True,            # progress bar
-    how:dict=None,            # more of `GeneratorMatchingCallback`: online_warmup, online_decay, until, weight, limit, stable
+    how:dict=None,            # more of `GeneratorMatchingCallback`: online_warmup, online_decay (.98 from `init`, .8 from the teacher, where the way is long), until, weight, limit, stable
     fit:dict=None,            # more of `fit_method`: warmup, hold, accumulate, amp, save_every, explode
     cbs=(),                   # further fastai callbacks
 )->Straightened: # a velocity with its `schedule`; `learn.method` has the log
@@ -305,7 +306,7 @@ def match_generator(
     net = _begin(teacher, init, s, rank, alpha, targets, seed, checkpointing)
     frozen = at_rest(teacher)
     online = add_lora(teacher, rank, alpha, targets, seed+1) if rank else _student(teacher, 0, None, None, seed, False)
-    m = GeneratorMatchingCallback(frozen, online, shape, s, a, ratio, lr_online, time=time, cond=cond, clip=clip, betas=betas, seed=seed, **(how or {}))
+    m = GeneratorMatchingCallback(frozen, online, shape, s, a, ratio, lr_online, time=time, cond=cond, clip=clip, betas=betas, seed=seed, **dict(online_decay=.8 if init is None else .98) | (how or {}))
     rows = {k: o[torch.arange(64)%len(o)].to(device_of(teacher)) for k,o in m.cond.items()}
     dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
     m.size = sample(frozen, noise(64, shape, seed, device=device_of(teacher)).to(dtype), 16, 'ab2', **rows).float().std().item()

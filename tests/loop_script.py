@@ -28,6 +28,6 @@ if generate:
     net = copy.deepcopy(teacher)
     for p in net.parameters(): p.data.mul_(1.1)
 method = Slow(teacher, copy.deepcopy(teacher), (2,), ratio=2, online_warmup=4, limit=float(kw['limit']) if 'limit' in kw else None) if generate else Slow(uniform(2), states)
-learn = fit_method(net, method, int(kw.get('n_iter', 40)), int(kw.get('bs', 32)), 1e-2, accumulate=int(kw.get('accumulate', 1)), valid=64, folder=None if kw.get('plain') else folder/'run', save_every=5, progress=False)
+learn = fit_method(net, method, int(kw.get('n_iter', 40)), int(kw.get('bs', 32)), float(kw.get('lr', 1e-2)), accumulate=int(kw.get('accumulate', 1)), valid=64, folder=None if kw.get('plain') else folder/'run', save_every=5, progress=False)
 if world()[0]==0:
     (folder/'result.json').write_text(json.dumps(dict(losses=torch.stack(learn.curve.losses).tolist(), weights=[p.flatten().tolist() for m in (learn.model.net, *([method.online] if generate else [])) for p in m.parameters()], world=world()[1], before=learn.before, after=learn.after)))

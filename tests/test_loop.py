@@ -1,5 +1,5 @@
 "Runs that are killed, interrupted, resumed and spread over processes, as real processes"
-import json, os, signal, socket, subprocess, sys, time
+import json, math, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_a_generator_stopped_and_continued(tmp_path, generated, sig):
     got = run(tmp_path, method='generator')
     assert got['weights']==generated['weights'] and got['losses']==generated['losses'] and (got['before'], got['after'])==(generated['before'], generated['after'])
 
-@pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2), dict(method='generator', limit=1), dict(method='generator', accumulate=2)])
+@pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2), dict(method='generator', limit=1), dict(method='generator', accumulate=2, lr=3e-3)])
 def test_two_processes_are_one(tmp_path, kw):
     one, two = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'two', 2, **kw)
     assert (one['world'], two['world'])==(1, 2)
@@ -70,7 +70,9 @@ def test_two_processes_are_one(tmp_path, kw):
     assert sorted(os.listdir(tmp_path/'two/run'))==['last.safetensors', 'log.csv']
 
 def test_three_processes_are_one(tmp_path):
-    "Three do not divide the generator's warm-up batch of 128: each takes part in 129"
+    "Three do not divide the generator's warm-up batch of 128: then it is of 129; a smaller batch is a warm-up batch too"
+    odd = torchrun(tmp_path/'odd', 3, method='generator', bs=129, n_iter=2)
+    assert odd['world']==3 and len(odd['losses'])==2 and math.isfinite(odd['after'])
     kw = dict(method='generator', bs=33)
     one, three = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'three', 3, **kw)
     assert three['world']==3 and three['after']==pytest.approx(one['after'], rel=.15) and three['losses'][-10:]==pytest.approx(one['losses'][-10:], rel=.25)
