@@ -73,7 +73,7 @@ def test_three_processes_are_one(tmp_path):
     "Three do not divide the generator's warm-up batch of 128: then it is of 129; a smaller batch is a warm-up batch too"
     odd = torchrun(tmp_path/'odd', 3, method='generator', bs=129, n_iter=2)
     assert odd['world']==3 and len(odd['losses'])==2 and math.isfinite(odd['after'])
-    kw = dict(method='generator', bs=33)
+    kw = dict(method='generator', bs=33, lr=3e-3)
     one, three = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'three', 3, **kw)
     assert three['world']==3 and three['after']==pytest.approx(one['after'], rel=.15) and three['losses'][-10:]==pytest.approx(one['losses'][-10:], rel=.25)
 
