@@ -231,7 +231,7 @@ def sample(self:Bundle,
     if self.net is None: raise ValueError('this bundle holds plans and no network: sample(your_net, noise, bundle.pick(nfe))')
     if not isinstance(noise, Tensor):
         if self.shape is None: raise ValueError('noise must be a Tensor: the bundle does not say the shape of its samples')
-        core = _core(self.net); dtype = next((p.dtype for p in core.parameters() if p.is_floating_point()), torch.float32) if type(core).__name__ in architectures else torch.float32   # others cast for themselves
+        core = _core(self.net); dtype = dtype_of(core) if type(core).__name__ in architectures else torch.float32   # others cast for themselves
         noise = _noise(noise, self.shape, seed, device=self.device).to(dtype)
     return sample(self.net, noise, self.pick(nfe) if self.schedules or nfe is None else nfe, **kw)
 

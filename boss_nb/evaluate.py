@@ -6,7 +6,7 @@
 __all__ = ['left_to_do', 'identity_of', 'Evaluation', 'schedule_name', 'evaluate', 'image_batches', 'throughput']
 
 # %% ../nbs/12d_evaluate.ipynb #b5e14143
-import contextlib, json, math, time, uuid
+import json, math, time, uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from .data import image_files
 from .flows import autocasted
 from .loop import amp_dtype, world
 from .metrics import *
-from .models import state_digest
+from .models import in_eval, state_digest
 from .relatives import relatives as relatives_of
 from .sampling import *
 from .states import _net, _passing, _short, _what, _who
@@ -226,15 +226,6 @@ def _reference(reference, extractor, name):
     check_same_features(extractor.meta, {k:o for k,o in reference.meta.items() if k!='size'}, 'samples and reference cannot be compared')
     return reference, extractor, name or reference.meta.get('source') or f"{reference.meta.get('extractor')} statistics"
 
-@contextlib.contextmanager
-def _sampling(v):
-    "Without dropout, whatever mode the network is in"
-    net = _net(v); was = {} if net is None else {m: m.training for m in net.modules()}
-    if was: net.eval()
-    try: yield
-    finally:
-        for m,o in was.items(): m.training = o
-
 def _evaluated(run, batch_size, progress):
     "Sums over all samples, those on disk and those that were left, on every process; ranges, seconds, samples made now"
     rank, many = world()
@@ -281,7 +272,7 @@ def evaluate(
     facts = _velocity_facts(v, schedule, solver, seed, cond) | dict(shape=list(shape), amp=amp, extractor=extractor.meta, decode=identity_of(decode), identity=identity)
     if folder and not identity and not (facts['fingerprint'] and (decode is None or facts['decode'])): raise ValueError(f"identity must be given: {'decode' if facts['fingerprint'] else 'v'} is a function, or has no weights, and what is in a folder must be known to be of the same")
     run = _Run(CountNFE(autocasted(v, amp_dtype(amp)) if amp else v), schedule, solver, extractor, reference, shape, seed, cond, n, decode, images, keep, _Folder(folder, facts), device_of(v))
-    with _sampling(v): st, ranges, seconds, made = _evaluated(run, batch_size, progress)
+    with in_eval(_net(v)): st, ranges, seconds, made = _evaluated(run, batch_size, progress)
     nfe = next((o for o in _gathered(run.v.samples//run.made if run.made else None) if o), nfe_of(len(facts['knots'])-1, facts['solver'])*price(v))
     net = _net(v); dtype = next((str(p.dtype)[6:] for p in net.parameters()), 'float32') if net is not None else 'float32'
     protocol = dict(nfe=nfe, solver=facts['solver'], schedule=schedule_name(schedule), knots=facts['knots'] if len(facts['knots'])<=21 else f"{len(facts['knots'])-1} steps", seed=seed, velocity=facts['fingerprint'] or identity or None,

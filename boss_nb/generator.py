@@ -81,7 +81,7 @@ class GeneratorMatchingCallback(Method):
         ratio:int=3,             # online steps for each generator step
         lr:float=5e-4,           # of the online network, at the generator's peak; follows the same course
         online_warmup:int=100,   # online steps of 128 images before the generator's first; with smaller batches as many more
-        online_decay:float=.98,  # of the online network's weight average, which the generator is told by, at the peak rate; less if the generator moves fast, 0 for none
+        online_decay:float=.98,  # of the online network's weight average, which the generator is told by, at the peak rate; less if the generator moves fast, as from the teacher; 0 for none
         time='uniform',          # density of times, see `time_densities`, or a function from uniform numbers to times
         until:float=.95,         # times end here, in (0,1]
         weight:float=1.,         # of times in the generator's loss: this power of 1-t
@@ -102,7 +102,7 @@ class GeneratorMatchingCallback(Method):
         if not 0 <= a <= 2: raise ValueError(f'a must be between 0 and 2 (1/2 is exact, 1 the practice), got {a}')
         for k,o in (cond or {}).items():
             if not isinstance(o, Tensor) or not o.ndim or not len(o): raise ValueError(f'condition {k} must be a tensor of rows to draw from, got {o!r}')
-        self.teacher, self.online, self.shape, self.knots, self.a, self.ratio, self.lr, self.online_warmup = teacher, online, tuple(shape), as_knots(schedule), a, ratio, lr, online_warmup
+        self.teacher, self.online, self.shape, self.knots, self.a, self.ratio, self.lr, self.online_warmup = at_rest(teacher), online, tuple(shape), as_knots(schedule), a, ratio, lr, online_warmup
         self.time, self.until, self.weight, self.limit, self.online_decay = time_density(time), until, weight, limit, online_decay
         self.cond, self.clip, self.betas, self.seed, self.stable = cond or {}, clip, betas, seed, stable
         self.own = [p for p in online.parameters() if p.requires_grad]
@@ -110,7 +110,6 @@ class GeneratorMatchingCallback(Method):
         online.requires_grad_(False).eval()
         self.live = [p.detach().clone() for p in self.own]                  # what Adam moves; the network holds their average
         self.opt_online, self.warm, self.mixed, self.log, self.size, self.warned = torch.optim.Adam(self.own, lr, betas), False, None, [], None, False
-        if isinstance(teacher, nn.Module): teacher.requires_grad_(False).eval()
 
 # %% ../nbs/11_generator.ipynb #1665b995
 @patch
@@ -304,12 +303,10 @@ def match_generator(
     if s.solver not in (None,'euler'): raise ValueError(f'schedule must be one of Euler steps, got {s.solver!r}')
     lr = lr or (1e-3 if rank else 2e-4); lr_online = lr_online or 2.5*lr; kw = dict(decay=decay, clip=clip, betas=betas, valid=128) | (fit or {})
     net = _begin(teacher, init, s, rank, alpha, targets, seed, checkpointing)
-    frozen = at_rest(teacher)
     online = add_lora(teacher, rank, alpha, targets, seed+1) if rank else _student(teacher, 0, None, None, seed, False)
-    m = GeneratorMatchingCallback(frozen, online, shape, s, a, ratio, lr_online, time=time, cond=cond, clip=clip, betas=betas, seed=seed, **dict(online_decay=.8 if init is None else .98) | (how or {}))
+    m = GeneratorMatchingCallback(teacher, online, shape, s, a, ratio, lr_online, time=time, cond=cond, clip=clip, betas=betas, seed=seed, **dict(online_decay=.8 if init is None else .98) | (how or {}))
     rows = {k: o[torch.arange(64)%len(o)].to(device_of(teacher)) for k,o in m.cond.items()}
-    dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
-    m.size = sample(frozen, noise(64, shape, seed, device=device_of(teacher)).to(dtype), 16, 'ab2', **rows).float().std().item()
+    m.size = sample(m.teacher, noise(64, shape, seed, device=device_of(teacher)).to(dtype_of(teacher)), 16, 'ab2', **rows).float().std().item()
     facts = dict(kind='generator', rank=rank, alpha=(rank if alpha is None else alpha) if rank else None, n_iter=n_iter, bs=bs, lr=lr, lr_online=lr_online, a=a, ratio=ratio, seed=seed, decay=decay, clip=clip, betas=list(betas),
                  time=told(time), **{k:getattr(m, k) for k in ('online_warmup','online_decay','until','weight','limit','stable')}, **{k:told(o) for k,o in kw.items() if k in ('warmup','hold','amp')})
     more = dict(init=told(net), targets=targets) if folder else {}

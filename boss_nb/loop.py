@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastai.basics import *
 from fastai.callback.training import GradientClip
 from .core import *
-from .models import check_keys, fingerprint, load_state, passing, save_state, state_digest
+from .models import check_keys, fingerprint, in_eval, load_state, passing, save_state, state_digest
 from .train import *
 
 # %% ../nbs/05b_loop.ipynb #f2e0abd1
@@ -86,7 +86,7 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.net, self._of, self.amp = net, (method,), amp                      # a tuple: the method is no part of the module
-        self.dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        self.dtype = dtype_of(net)
         self.training = net.training
     @property
     def method(self): return self._of[0]
@@ -433,15 +433,11 @@ def held_out_loss(
     bs:int=128,       # rows at a time
 )->float: # mean over samples
     "The loss on items that are not trained on, with draws that stay the same"
-    dev, was = device_of(obj), {m: m.training for m in obj.modules()}
-    obj.eval(); tot = n = 0
-    try:
-        with torch.no_grad():
-            for i,idx in enumerate(items.split(128)):
-                t = obj.method.held_out(torch.Generator().manual_seed(i), idx)
-                for s in range(0, len(t[0]), bs): l = obj(*to_device(obj.method.load(*(o[s:s+bs] for o in t)), dev)); tot += l.double().sum().item(); n += len(l)
-    finally:
-        for m,o in was.items(): m.training = o
+    dev, tot, n = device_of(obj), 0, 0
+    with in_eval(obj), torch.no_grad():
+        for i,idx in enumerate(items.split(128)):
+            t = obj.method.held_out(torch.Generator().manual_seed(i), idx)
+            for s in range(0, len(t[0]), bs): l = obj(*to_device(obj.method.load(*(o[s:s+bs] for o in t)), dev)); tot += l.double().sum().item(); n += len(l)
     return tot/n
 
 def _parts_of_run(method, n_iter, bs, lr, clip, warmup, hold, accumulate, amp, seed, decay, folder, save_every, explode, device, settings):
@@ -492,16 +488,13 @@ def fit_method(
     perm = torch.randperm(method.n, generator=torch.Generator().manual_seed(seed_of(seed)))
     train, held = perm[n_valid:], perm[:n_valid] if n_valid else perm[:1]
     facts = (method.facts() if folder else {}) | dict(n=method.n, n_iter=n_iter, bs=bs, lr=lr, decay=decay, clip=clip, warmup=warmup, amp=amp, valid=n_valid, seed=seed, betas=list(betas)) | (dict(hold=hold) if hold else {}) | (settings or {})
-    was, chance = {m: m.training for m in net.modules()}, random.getstate()
+    chance = random.getstate()
     learn = Learner(DataLoaders(Stream(Order(train, bs, seed), 0, n_iter, accumulate), Stream(Order(held, bs), 0, 0)), obj, mean_loss, opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, betas=betas)),
                     cbs=[*_parts_of_run(method, n_iter, bs, lr, clip, warmup, hold, accumulate, amp, seed, decay, folder, save_every, explode, dev, facts), *L(cbs)])
     random.setstate(chance)                                                    # fastai's loaders draw from it
     learn.held, learn.before, learn.asked = held, None, False
     with torch.random.fork_rng([dev] if dev.type=='cuda' else []):
-        net.eval()
-        try: method.setup(net)                                                 # measured like everything else: without dropout
-        finally:
-            for m,o in was.items(): m.training = o
+        with in_eval(net): method.setup(net)                                   # measured like everything else: without dropout
         _fit(learn, progress)
         learn.after = held_out_loss(obj, held, learn.course.rows)
     if not math.isfinite(learn.after): raise FloatingPointError(f'held-out loss is {learn.after} after {n_iter} steps: lower the learning rate')

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['architectures', 'TimeEmbedding', 'MLP', 'Recomputing', 'Recomputable', 'ResBlock', 'Attention', 'UNet', 'n_params',
-           'share_weights', 'at_rest', 'DigitClassifier', 'build_net', 'state_digest', 'state_header', 'save_net',
-           'buffer_names', 'save_state', 'steady', 'load_state', 'check_keys', 'fill_net', 'load_net', 'fingerprint',
-           'passing']
+           'share_weights', 'at_rest', 'in_eval', 'DigitClassifier', 'build_net', 'state_digest', 'state_header',
+           'save_net', 'buffer_names', 'save_state', 'steady', 'load_state', 'check_keys', 'fill_net', 'load_net',
+           'fingerprint', 'passing']
 
 # %% ../nbs/03_models.ipynb #21159929
-import hashlib, importlib, json, math, os, time
+import contextlib, hashlib, importlib, json, math, os, time
 from copy import deepcopy
 from pathlib import Path
 from typing import Callable
@@ -162,6 +162,17 @@ def at_rest(
 )->Callable:
     "A velocity to ask and not to train: of a network, the same weights, frozen and without dropout, whatever becomes of the network's own mode"
     return share_weights(v).eval() if isinstance(v, nn.Module) else v
+
+@contextlib.contextmanager
+def in_eval(
+    net:nn.Module|None, # a network, or None for nothing to do
+):
+    "A network without dropout for a while; afterwards every part of it is in the mode it was in"
+    was = {} if net is None else {m: m.training for m in net.modules()}
+    if was: net.eval()
+    try: yield net
+    finally:
+        for m,o in was.items(): m.training = o
 
 # %% ../nbs/03_models.ipynb #54cef050
 class DigitClassifier(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastai.basics import *
 from .core import *
 from .bellman import *
-from .models import at_rest, n_params, share_weights
+from .models import at_rest, in_eval, n_params, share_weights
 from .sampling import *
 from .states import *
 from .train import *
@@ -335,13 +335,10 @@ def _states_for(net, schedules, noise, t, solver, states, batch_size, folder, st
         if not torch.isfinite(states).all(): raise FloatingPointError('teacher states hold NaN or infinity')
         return States.of(states.cpu(), t[keep], **{k:o.cpu() for k,o in own.items()}), fixed
     if online: return OnlineStates(net, noise.shape[1:], keep, t, solver, seed=seed+10**7, batch_size=batch_size, cond=cond, n_cond=len(noise), dtype=noise.dtype), fixed
-    was, cond = {m: m.training for m in net.modules()}, to_device(cond, dev)
-    net.eval()
-    try:
+    cond = to_device(cond, dev)
+    with in_eval(net):
         if folder: return store_states(Path(folder)/'states', net, noise.to(dev), keep, t, solver, store, batch_size, progress, **cond), fixed
         return States.of(teacher_states(net, noise.to(dev), keep, t, solver, batch_size, progress, **cond), t[keep], **{k:o.cpu() for k,o in own.items()}), fixed
-    finally:
-        for m,o in was.items(): m.training = o
 
 def _student(net, rank, alpha, targets, seed, checkpointing):
     "What trains: a LoRA over the network's own weights, or a copy of it"
