@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
+. tests/install.sh
 step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -11,7 +12,8 @@ if [ "${1:-}" != --here ]; then
     step "environment: $($py --version) in .venv-test"
     [ -x .venv-test/bin/python ] || "$py" -m venv .venv-test
     . .venv-test/bin/activate
-    pip install -q --no-compile -e '.[dev]'      # what is imported is compiled then
+    pip install -q uv || true
+    install uv .venv-test/bin/python -e '.[dev]'
 fi
 
 step 'notebooks are clean and executed without errors'
