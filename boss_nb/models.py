@@ -136,13 +136,15 @@ class UNet(Recomputable):
         if self.label is not None: e = e + self.label(torch.full_like(t, self.label.num_embeddings-1, dtype=torch.long) if y is None else y)
         elif y is not None: raise ValueError('y was given, but this network has no labels (classes=0)')
         run = lambda m,h: m(h,e) if isinstance(m, ResBlock) else m(h)
-        h = self.inp(x); hs = [h]
+        h = self.inp(x)
+        if h.device.type=='cpu': h = h.contiguous(memory_format=torch.channels_last)       # a tenth of the time
+        hs = [h]
         for m in self.down: h = run(m,h); hs.append(h)
         for m in self.mid: h = run(m,h)
         for m in self.up:
             if isinstance(m, ResBlock): h = torch.cat([h, hs.pop()], 1)
             h = run(m,h)
-        return self.out(h)
+        return self.out(h).contiguous()
 
 def n_params(
     net:nn.Module, # any module

@@ -271,18 +271,20 @@ def rollout_set(
     cal.model('a rollout', noise is None)
     key = (what, n, s, None if noise is None else id(noise))
     if key in cal._held: return cal._held[key][:3]
-    have = cal.noise
+    have, known = cal.noise, 0
     if noise is None:
         if any(isinstance(o, Tensor) and o.ndim and len(o)==len(have) for o in cal.cond.values()): n = min(n, len(have))
         if (what=='holdout' or n > len(have)) and have.numel() > 1000 and abs(have.float().std().item()-1) > .2:
             raise ValueError(f'the calibration was not made on standard normal noise (standard deviation {have.float().std():.2f}): give noise like it')
         own = have[:n] if what=='fit' else have[:0]
         more = fresh_noise(n-len(own), have.shape[1:], start=10**8 if what=='holdout' else 2*10**8, device=have.device, dtype=have.dtype) if n > len(own) else have[:0]
-        if what=='fit' and cal.end is not None and not s and not len(more): cal._held[key] = (own, cal.end[:n], held(cal, own, 0, False)[2]); return cal._held[key]
+        if what=='fit' and cal.end is not None and not s: known = len(own)     # the calibration saw where these end
         noise = torch.cat([own, more])
     elif cal.witness is not None and noise.shape[1:]!=cal.witness.shape[2:]: raise ValueError(f'noise must have the shape of the calibration {tuple(cal.witness.shape[2:])}, got {tuple(noise.shape[1:])}')
-    cal._held[key] = (*held(cal, noise, s), noise)                             # the noise is kept so that its id stays its own
-    cal.spent[what] = cal.spent.get(what,0) + len(noise)*nfe_of(cal.n_steps, cal.solver)*price(cal.v)
+    x, end, cond = held(cal, noise, s, not known)
+    if known: end = cal.end[:known] if known==len(noise) else torch.cat([cal.end[:known].to(x), held(cal, noise[known:])[1]])
+    cal._held[key] = (x, end, cond, noise)                                     # the noise is kept so that its id stays its own
+    if known < len(noise): cal.spent[what] = cal.spent.get(what,0) + (len(noise)-known)*nfe_of(cal.n_steps, cal.solver)*price(cal.v)
     return cal._held[key][:3]
 
 # %% ../nbs/07b_multistep.ipynb #bff22a81

@@ -302,7 +302,7 @@ def best_schedule(
     end:Tensor=None,        # the teacher's result from `noise`, computed when not given
     n_steps:int=100,        # teacher steps for `end`
     schedules:list=None,    # candidates, default `candidates(nfe, cal, solver)`
-    refine:bool=False,      # also refine the best of them on rollouts from the calibration's noise (a few teacher passes)
+    refine:bool=False,      # also refine the best of them on rollouts from the calibration's noise, and more where `noise` has more, 256 at most (a few teacher passes)
     start:float=0.,         # first knot, with a calibration a time of its grid; `noise` then holds states at that time
     **cond,                 # conditions of `v`
 )->Schedule: # `meta['errors']` holds the endpoint error of every candidate
@@ -319,7 +319,7 @@ def best_schedule(
         if cal is None or cal.v is None or cal.noise is None: raise ValueError('refine needs a calibration with its model and noise: cal=calibrate(...)')
         s = scheds[least]
         if solver=='ab2': raise ValueError("refine fits weights: use solver None or 'multistep', or 'euler' to move knots only, got 'ab2'")
-        scheds.append(refined_from(cal, s, 0 if solver=='euler' else 3)); errs.append(each(scheds[-1]))
+        scheds.append(refined_from(cal, s, 0 if solver=='euler' else 3, min(256, max(len(noise), len(cal.noise))))); errs.append(each(scheds[-1]))
         if accept_refined(errs[-1], errs[least], [e for e,o in zip(errs,scheds) if o.name.split()[0] in ('uniform','boss') and o.solver=='euler']): least = len(errs)-1
     s = scheds[least]
     used = s.solver if solver is None or s.solver=='multistep' else solver
@@ -343,7 +343,7 @@ def plan_best(
     power=None,            # not used: several are tried
     solver:str|None=None,  # only schedules for this solver
     refine:bool=True,      # also refine the best candidate on rollouts
-    n:int=256,             # samples to choose on
+    n:int=256,             # samples to choose on; refined on as many, or the calibration's own if it has more, 256 at most
     noise:Tensor=None,     # noise to choose on, default fresh
 )->Schedule:
     "The schedule that ends nearest the teacher on noise that nothing was fitted to"
