@@ -10,6 +10,7 @@ from boss_nb.metrics import FeatureStats, frechet_distance
 from boss_nb.models import MLP, UNet, load_net, save_net, save_state
 from boss_nb.sampling import sample, sample_adaptive, trajectory
 from boss_nb.schedules import best_schedule, candidates, endpoint_error, uniform
+from boss_nb.states import refine
 from boss_nb.straighten import add_lora, straighten
 from boss_nb.train import teacher, train_flow
 
@@ -77,9 +78,9 @@ def test_straightening_repeats():
 def test_one_student_for_two_budgets(tmp_path):
     v, z = teacher(), noise(60,(1,8,8))
     cal = calibrate(v, z[:30], progress=False); plans = cal.schedules((2,4))
-    st = straighten(v, plans, z, rank=4, n_iter=60, progress=False)
+    st = straighten(v, plans, z, grid=refine(plans, 16), solver='ab2', rank=4, n_iter=40, progress=False)
     back = load_student(save_student(tmp_path/'s.safetensors', st), v)
-    zt = noise(60,(1,8,8),start=10_000); end = sample(v, zt, 100)
+    zt = noise(40,(1,8,8),start=10_000); end = sample(v, zt, 100)
     for p in back.schedules: assert endpoint_error(back, zt, p, end) < endpoint_error(v, zt, p, end)
     assert [s.nfe for s in back.schedules]==[2,4]
 
