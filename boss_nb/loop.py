@@ -135,7 +135,8 @@ class Method(Callback):
     def before_batch(self):
         i, m, idx = self.xb+self.yb
         c, idx = self.learn.course, torch.as_tensor(idx)
-        torch.manual_seed(seed_of(c.seed, i, m, c.rank))                          # dropout, and what callbacks of others draw
+        manual_seed = torch.default_generator.manual_seed if c.device.type=='cpu' else torch.manual_seed   # which looks for every kind of device: a millisecond
+        manual_seed(seed_of(c.seed, i, m, c.rank))                                # dropout, and what callbacks of others draw
         gen = torch.Generator().manual_seed(seed_of(c.seed, i, 1))
         ticket = tuple(o[c.part(len(o), m)] for o in self.draw(gen, idx))
         k = self.bins(*ticket)
