@@ -1,8 +1,13 @@
-"Fail unless notebooks are stored as `nbdev_clean` leaves them, without error outputs, and small"
-import copy, json, sys
+"Fail unless notebooks are stored as `nbdev_clean` leaves them, without error outputs, small, and cheap to make pages of"
+import ast, sys
 from pathlib import Path
 from execnb.nbio import read_nb, nb2str
 from nbdev.clean import clean_nb
+
+def mixed(source):
+    "Imports, and other things as well? The documentation runs every cell that imports, to know what is exported"
+    kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(source).body}
+    return len(kinds)==2
 
 root, bad = Path(__file__).resolve().parent.parent, []
 for f in sorted((root/'nbs').rglob('*.ipynb')):
@@ -15,4 +20,5 @@ for f in sorted((root/'nbs').rglob('*.ipynb')):
     if errors: bad.append(f'{f.name}: {len(errors)} cells with an error output')
     if f.stat().st_size > 400_000: bad.append(f'{f.name}: {f.stat().st_size//1000} kB, keep outputs small')
     if any('#| export' in s and 'eval: false' in s for s in directives): bad.append(f'{f.name}: an exported cell is not evaluated')
+    if any('#| default_exp' in s for s in directives) and (m := [s for s in directives if '#| export' not in s and mixed(s)]): bad.append(f'{f.name}: imports belong in a cell of their own, not in {m[0].splitlines()[0]!r}...')
 if bad: sys.exit('\n'.join(bad))
