@@ -137,7 +137,7 @@ class UNet(Recomputable):
         elif y is not None: raise ValueError('y was given, but this network has no labels (classes=0)')
         run = lambda m,h: m(h,e) if isinstance(m, ResBlock) else m(h)
         h = self.inp(x)
-        if h.device.type=='cpu': h = h.contiguous(memory_format=torch.channels_last)       # a tenth of the time
+        if h.device.type=='cpu': h = h.permute(0,2,3,1).contiguous().permute(0,3,1,2)      # channels last in memory: a tenth of the time
         hs = [h]
         for m in self.down: h = run(m,h); hs.append(h)
         for m in self.mid: h = run(m,h)

@@ -19,7 +19,7 @@ from .core import *
 from .bellman import *
 from .bellman import objectives
 from .multistep import *
-from .multistep import finest
+from .multistep import _finest
 from .sampling import *
 
 # %% ../nbs/08_schedules.ipynb #16893a1e
@@ -269,7 +269,7 @@ def candidates(
         at = float(cal.t[(cal.t-start).abs().argmin()])
         if abs(at-start) > 1e-6: raise ValueError(f"start must be a time of the calibration's grid, got {start:g}; the nearest is {at:g}")
         start = at
-    pairs = plans and (solver is not None or cal.n_steps <= finest)
+    pairs = plans and (solver is not None or cal.n_steps <= _finest)
     if solver in (None,'euler'):
         res += [tail(s) for s in (uniform(nfe), cosine(nfe), shifted(nfe, 1.5), shifted(nfe, 2.))]
         if plans: res += [cal.schedule(nfe, 'boss', start)] + [cal.schedule(nfe, 'weighted', start, p) for p in powers if weighted]
