@@ -40,4 +40,4 @@ fi
 python tools/build_docs.py
 
 step pytest
-OMP_NUM_THREADS=1 BOSS_SITE=$root/_docs python -m pytest tests -q -n "$workers" --dist worksteal
+OMP_NUM_THREADS=1 BOSS_SITE=$root/_docs python -m pytest tests -q -n "$workers" --dist worksteal --durations 12
