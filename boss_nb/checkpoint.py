@@ -166,6 +166,7 @@ def _jsonable(meta):
     try: json.dumps(meta)
     except (TypeError, ValueError) as e: raise ValueError(f'facts must be JSON-able: {e}') from None
 
+# %% ../nbs/14_checkpoint.ipynb #c9a5c988
 class Bundle(ModelHubMixin):
     "A flow, plans or a student, and what belongs to them, as one folder; called like a velocity"
     _hub_mixin_config = {}   # the mixin need not guess what goes into config.json: we write it
