@@ -30,14 +30,15 @@ export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296   # g
 nbdev_test --timing --n_workers "$workers"
 unset OMP_NUM_THREADS
 
-step 'sdist and wheel, in a fresh environment with the newest dependencies'
-bash tests/wheel.sh
-
-step 'documentation site'
+step 'sdist and wheel, in a fresh environment with the newest dependencies; documentation site'
+log=$(mktemp)
+OMP_NUM_THREADS=1 bash tests/wheel.sh >"$log" 2>&1 & wheel=$!                      # mostly waits for files, while the site is made
 if [ -z "$(command -v chromium chromium-browser google-chrome)" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } >/dev/null 2>&1 || echo 'no Chromium could be installed: the browser tests will be skipped'
 fi
-python tools/build_docs.py
+site=0; python tools/build_docs.py || site=$?
+wait "$wheel" || { cat "$log"; exit 1; }
+cat "$log"; rm "$log"; [ "$site" = 0 ]
 
 step pytest
 OMP_NUM_THREADS=1 BOSS_SITE=$root/_docs python -m pytest tests -q -n "$workers" --dist worksteal --durations 12

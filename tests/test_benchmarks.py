@@ -1,13 +1,14 @@
 "Every benchmark runs, and says where"
-import json, os, subprocess, sys
+import json
 from pathlib import Path
 import pytest
+import forks
 
 root = Path(__file__).resolve().parent.parent
 
 @pytest.mark.parametrize('name', ['calibration','planners','straightening','fid'])
 def test_benchmark_runs(name, tmp_path):
-    r = subprocess.run([sys.executable, '-W', 'ignore', root/'benchmarks'/f'{name}.py', '--quick', '--threads', '1', '--device', 'cpu', '--out', tmp_path], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS':'1'}, cwd=tmp_path)
+    r = forks.run(root/'benchmarks'/f'{name}.py', '--quick', '--threads', '1', '--device', 'cpu', '--out', tmp_path, cwd=tmp_path)
     assert r.returncode==0, r.stderr[-2000:]
     f, = tmp_path.iterdir()
     d = json.loads(f.read_text())

@@ -1,8 +1,9 @@
 "Evaluations that are killed, continued and spread over processes, as real processes"
-import gc, json, os, shutil, signal, socket, subprocess, sys, weakref
+import gc, json, os, signal, subprocess, sys, weakref
 from pathlib import Path
 import numpy as np
 import pytest, torch
+import forks
 from boss_nb.core import noise
 from boss_nb.evaluate import evaluate
 from boss_nb.metrics import Extractor, FeatureStats, digit_stats
@@ -11,11 +12,11 @@ from boss_nb.train import teacher
 script = str(Path(__file__).with_name('evaluate_script.py'))
 env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')
 
+def torchrun(*argv): return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_addr', '127.0.0.1', '--master_port', str(forks.free_port()), *argv], env=env, capture_output=True, text=True, timeout=300)
+
 def run(folder, n=1, **kw):
     folder.mkdir(exist_ok=True)
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    many = ['-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(port)] if n > 1 else []
-    r = subprocess.run([sys.executable, *many, script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
+    r = forks.spread(n, script, folder, *(f'{k}={o}' for k,o in kw.items()), IN_TEST=1)
     assert r.returncode==0, r.stderr[-20000:]
     return json.loads((folder/'result.json').read_text()), dict(np.load(folder/'result.npz'))
 
@@ -36,20 +37,18 @@ def test_two_processes_are_one(tmp_path, whole):
 
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_force_and_continued_by_two(tmp_path, whole, sig):
-    p = subprocess.Popen([sys.executable, '-u', script, str(tmp_path), 'sleep=.3', 'often=1'], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)); k = 0       # a job in the background is born deaf to Ctrl-C
-    for l in p.stdout:
+    p, k = forks.Process(script, tmp_path, 'sleep=.3', 'often=1', IN_TEST=1), 0
+    for l in p.lines():
         k += l.startswith('batch')
-        if k==4: p.send_signal(sig); break
-    p.communicate(timeout=120); assert p.returncode!=0
+        if k==4: p.send(sig); break
+    assert p.wait(120).returncode!=0
     got = run(tmp_path, 2)
     assert 30 <= got[0]['made'] <= 230-2*40                     # what was written is not made again
     same(got, whole)
 
 def test_one_process_that_fails_loses_only_its_own(tmp_path):
-    folder = tmp_path; folder.mkdir(exist_ok=True)
-    with pytest.raises(AssertionError, match='told to fail'): run(folder, 2, fail=1)
-    got = run(folder)
+    r = torchrun(script, str(tmp_path), 'fail=1'); assert r.returncode!=0 and 'told to fail' in r.stderr
+    got = run(tmp_path)
     assert got[0]['made'] < 230                                  # process 0 had written what it made
     assert got[0]['protocol']['n']==230 and got[1]['features'].shape==(230,64)
 
@@ -81,10 +80,9 @@ def test_noise_belongs_to_the_sample():
 def test_command_under_torchrun(tmp_path):
     exe = Path(sys.executable).with_name('boss_evaluate')
     if not exe.exists(): pytest.skip('boss_evaluate is not installed as a command')
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     ask = ['--nfe', '2', '--n', '120', '--batch_size', '20', '--folder', str(tmp_path/'rows'), '--json', str(tmp_path/'t.json')]
-    two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_addr', '127.0.0.1', '--master_port', str(port), '--no-python', '--', str(exe), *ask], env=env, capture_output=True, text=True, timeout=300)
+    two = torchrun('--no-python', '--', str(exe), *ask)
     assert two.returncode==0 and two.stdout.count('FD-120')>=1, two.stderr[-3000:]
     got = json.loads((tmp_path/'t.json').read_text())
-    one = subprocess.run([str(exe), *ask[:6], '--json', str(tmp_path/'one.json')], env=env, capture_output=True, text=True, timeout=300); assert one.returncode==0, one.stderr
+    one = forks.run(exe, *ask[:6], '--json', tmp_path/'one.json'); assert one.returncode==0, one.stderr
     assert got['rows'][0]['value']==pytest.approx(json.loads((tmp_path/'one.json').read_text())['rows'][0]['value'], rel=1e-9)

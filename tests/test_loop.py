@@ -1,21 +1,25 @@
 "Runs that are killed, interrupted, resumed and spread over processes, as real processes"
-import json, math, os, signal, socket, subprocess, sys, time
+import json, math, os, signal, subprocess, sys
 from pathlib import Path
 import pytest
 import torch
+import forks
 from boss_nb.core import noise
 from boss_nb.models import MLP, load_state, save_net
 from boss_nb.schedules import uniform
 from boss_nb.straighten import straighten
 
 script = str(Path(__file__).with_name('loop_script.py'))
-env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')
+
+def words(kw): return [f'{k}={o}' for k,o in kw.items()]
+
+def result(folder, r):
+    assert r.returncode==0, r.stderr[-3000:]
+    return json.loads((folder/'result.json').read_text())
 
 def run(folder, **kw):
     folder.mkdir(exist_ok=True)
-    r = subprocess.run([sys.executable, script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
-    assert r.returncode==0, r.stderr[-2000:]
-    return json.loads((folder/'result.json').read_text())
+    return result(folder, forks.run(script, folder, *words(kw), IN_TEST=1))
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'), plain=1)
@@ -25,11 +29,11 @@ def generated(tmp_path_factory): return run(tmp_path_factory.mktemp('generated')
 
 def stop(folder, sig, at, **kw):
     folder.mkdir(exist_ok=True)
-    p = subprocess.Popen([sys.executable, '-u', script, str(folder), 'sleep=.03', *(f'{k}={o}' for k,o in kw.items())], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for l in p.stdout:
-        if l.startswith(f'step {at}'): p.send_signal(sig); break
-    err = p.communicate(timeout=120)[1]
-    return p.returncode, err
+    p = forks.Process(script, folder, 'sleep=.03', *words(kw), IN_TEST=1)
+    for l in p.lines():
+        if l.startswith(f'step {at}'): p.send(sig); break
+    r = p.wait(120)
+    return r.returncode, r.stderr
 
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_continued(tmp_path, whole, sig):
@@ -43,13 +47,14 @@ def test_stopped_and_continued(tmp_path, whole, sig):
     assert got['weights']==whole['weights'] and (got['before'], got['after'])==(whole['before'], whole['after'])
     assert got['losses']==whole['losses']
 
-def torchrun(folder, n, fails=False, **kw):
+def spread(folder, n, **kw):
     folder.mkdir(exist_ok=True)
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(port), script, str(folder), *(f'{k}={o}' for k,o in kw.items())], env=env, capture_output=True, text=True, timeout=300)
-    if fails: assert r.returncode!=0; return r.stderr
-    assert r.returncode==0, r.stderr[-3000:]
-    return json.loads((folder/'result.json').read_text())
+    return result(folder, forks.spread(n, script, folder, *words(kw), IN_TEST=1))
+
+def torchrun(folder, n, **kw):
+    folder.mkdir(exist_ok=True)
+    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(n), '--master_addr', '127.0.0.1', '--master_port', str(forks.free_port()), script, str(folder), *words(kw)],
+                          env=os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1'), capture_output=True, text=True, timeout=300)
 
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT])
 def test_a_generator_stopped_and_continued(tmp_path, generated, sig):
@@ -61,7 +66,7 @@ def test_a_generator_stopped_and_continued(tmp_path, generated, sig):
 
 @pytest.mark.parametrize('kw', [{}, dict(rank=2, accumulate=2), dict(method='generator', limit=1), dict(method='generator', accumulate=2, lr=3e-3)])
 def test_two_processes_are_one(tmp_path, kw):
-    one, two = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'two', 2, **kw)
+    one, two = run(tmp_path/'one', plain=1, **kw), spread(tmp_path/'two', 2, **kw)
     assert (one['world'], two['world'])==(1, 2)
     assert two['losses']==pytest.approx(one['losses'], rel=1e-4)
     assert two['after']==pytest.approx(one['after'], rel=1e-3)
@@ -71,10 +76,10 @@ def test_two_processes_are_one(tmp_path, kw):
 
 def test_three_processes_are_one(tmp_path):
     "Three do not divide the generator's warm-up batch of 128: then it is of 129; a smaller batch is a warm-up batch too"
-    odd = torchrun(tmp_path/'odd', 3, method='generator', bs=129, n_iter=2)
+    odd = spread(tmp_path/'odd', 3, method='generator', bs=129, n_iter=2)
     assert odd['world']==3 and len(odd['losses'])==2 and math.isfinite(odd['after'])
     kw = dict(method='generator', bs=33, lr=3e-3)
-    one, three = run(tmp_path/'one', plain=1, **kw), torchrun(tmp_path/'three', 3, **kw)
+    one, three = run(tmp_path/'one', plain=1, **kw), spread(tmp_path/'three', 3, **kw)
     assert three['world']==3 and three['after']==pytest.approx(one['after'], rel=.15) and three['losses'][-10:]==pytest.approx(one['losses'][-10:], rel=.25)
 
 @pytest.mark.parametrize('what', ['cut', 'empty', 'another kind', 'another network'])
@@ -93,7 +98,8 @@ def test_log_of_the_wrong_kind_is_told(tmp_path):
     with pytest.raises(ValueError, match='log.csv'): straighten(net, uniform(2), z, n_iter=40, n_steps=4, bs=8, folder=tmp_path/'run', progress=False)
 
 def test_one_process_interrupted_stops_all_at_the_same_batch(tmp_path, whole):
-    assert 'KeyboardInterrupt' in torchrun(tmp_path, 2, True, interrupt=7)
+    r = torchrun(tmp_path, 2, interrupt=7)
+    assert r.returncode!=0 and 'KeyboardInterrupt' in r.stderr
     assert load_state(tmp_path/'run/last.safetensors')[1]['done'] in (8, 9)
     assert run(tmp_path)['losses']==pytest.approx(whole['losses'], rel=1e-4)      # begun by two, finished by one
 

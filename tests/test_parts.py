@@ -78,7 +78,7 @@ def test_straightening_repeats():
 def test_one_student_for_two_budgets(tmp_path):
     v, z = teacher(), noise(60,(1,8,8))
     cal = calibrate(v, z[:30], progress=False); plans = cal.schedules((2,4))
-    st = straighten(v, plans, z, grid=refine(plans, 16), solver='ab2', rank=4, n_iter=40, progress=False)
+    st = straighten(v, plans, z, grid=refine(plans, 16), solver='ab2', rank=4, n_iter=40, bs=48, progress=False)
     back = load_student(save_student(tmp_path/'s.safetensors', st), v)
     zt = noise(40,(1,8,8),start=10_000); end = sample(v, zt, 100)
     for p in back.schedules: assert endpoint_error(back, zt, p, end) < endpoint_error(v, zt, p, end)

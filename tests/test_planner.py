@@ -1,7 +1,8 @@
 "The planner: properties against brute force, sharing the work between processes, memory, files"
-import itertools, json, math, os, subprocess, sys, textwrap
+import itertools, json, math, os, textwrap
 from pathlib import Path
 import numpy as np, pytest, torch
+import forks
 from hypothesis import given, settings, strategies as st
 from boss_nb.bellman import Calibration, Schedule, calibrate, gram_each, jump_costs, path_tables, shortest_path
 from boss_nb.core import CountNFE, noise, run_batches
@@ -65,8 +66,7 @@ worker = textwrap.dedent('''
 @pytest.mark.parametrize('n,until', [(50,None), (1,None), (200,.02)])
 def test_two_processes_make_the_same_plan(tmp_path, n, until):
     (tmp_path/'work.py').write_text(worker)
-    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', tmp_path/'work.py', tmp_path, str(n), *([str(until)] if until else [])],
-                   check=True, capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS':'1'})
+    r = forks.spread(2, tmp_path/'work.py', tmp_path, n, *([until] if until else [])); assert r.returncode==0, r.stderr[-3000:]
     y = torch.arange(n, dtype=torch.float64)/n
     one = calibrate(lambda x, t, y: gm(x, t) + y[:,None], noise(n, (2,), dtype=torch.float64), 30, probe=3, until=until, progress=False, y=y)
     for r in (0, 1):

@@ -1,7 +1,8 @@
 "The console scripts as a user runs them: separate processes, files, exit codes"
-import contextlib, io, json, math, os, runpy, subprocess, sys, tempfile, traceback
+import contextlib, io, json, math, os, subprocess, sys
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+import forks
 from safetensors.torch import save_file
 from boss_nb import cli
 from boss_nb.bellman import Schedule
@@ -18,21 +19,7 @@ exe = lambda name: str(Path(sys.executable).parent/name)
 
 def run(name, *args, cwd=None): return subprocess.run([exe(name), *map(str,args)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
-def forked(name, *args, cwd):
-    "As `run`, by a copy of this process, which need not import everything again"
-    with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-        if not (pid := os.fork()):
-            code = 1
-            try:
-                torch.set_num_threads(1); os.chdir(cwd); sys.argv[:] = [exe(name), *map(str,args)]
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    try: runpy.run_path(exe(name), run_name='__main__'); code = 0
-                    except SystemExit as e: code = e.code or 0
-                    except BaseException: traceback.print_exc()
-                out.flush(); err.flush()
-            finally: os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return subprocess.CompletedProcess([name, *args], code, *(f.seek(0) or f.read() for f in (out, err)))
+def forked(name, *args, cwd=None): return forks.run(exe(name), *args, cwd=cwd)
 
 @pytest.fixture(scope='module')
 def bad(tmp_path_factory):
@@ -54,7 +41,7 @@ def bad(tmp_path_factory):
 
 @pytest.mark.parametrize('name', scripts)
 def test_help(name):
-    r = run(name, '--help')
+    r = forked(name, '--help')             # as a process of its own: `use_wheel.py`
     assert r.returncode==0 and '--json' in r.stdout and '--seed' in r.stdout
 
 cases = [('boss_plan', ['--model','{d}/nothing.safetensors'], 'no such file'),
@@ -118,7 +105,7 @@ def test_plan_straighten_sample_fid(tmp_path):
     p, q = (json.loads((tmp_path/f).read_text()) for f in ('plan.json','again.json'))
     assert p==q and [s['nfe'] for s in p['schedules']]==list(range(1,11))
     assert all(s['knots'][0]==0 and s['knots'][-1]==1 for s in p['schedules'])
-    ok('boss_straighten', '--plan', 'plan.json', '--nfe', 3, '--rank', 4, '--n', 80, '--n_iter', 40, '--json', 's.json')
+    ok('boss_straighten', '--plan', 'plan.json', '--nfe', 3, '--rank', 4, '--n', 80, '--n_iter', 40, '--bs', 64, '--json', 's.json')
     s = json.loads((tmp_path/'s.json').read_text())
     assert s['error_after'] < s['error_before'] and s['loss_after'] < s['loss_before']
     ok('boss_sample', '--student', 'student.safetensors', '--n', 200, '--out', 'x.safetensors', '--json', 'x.json', '--seed', 500)
@@ -135,7 +122,7 @@ def test_plan_straighten_sample_fid(tmp_path):
 def test_points_too(tmp_path):
     "A network that does not make images"
     save_net(tmp_path/'mlp.safetensors', MLP(2), shape=(2,))
-    assert run('boss_plan', '--model', 'mlp.safetensors', '--nfe', '1-4', cwd=tmp_path).returncode==0
+    assert forked('boss_plan', '--model', 'mlp.safetensors', '--nfe', '1-4', cwd=tmp_path).returncode==0
     r = forked('boss_sample', '--model', 'mlp.safetensors', '--plan', 'plan.json', '--nfe', 4, cwd=tmp_path)
     assert r.returncode==2 and 'are not images' in r.stderr
     assert forked('boss_sample', '--model', 'mlp.safetensors', '--plan', 'plan.json', '--nfe', 4, '--out', 'x.safetensors', cwd=tmp_path).returncode==0
@@ -155,7 +142,7 @@ def test_folders(tmp_path, monkeypatch):
     for args,v,s in (('--model flow --nfe 2', net, own), ('--model flow --nfe 3', net, uniform(3)), ('--model flow --nfe 2 --plan other.json', net, uniform(2)), ('--model flow --nfe 2 --plan plan', net, own), ('--model full', st[0], uniform(2)),
                      ('--model both --nfe 3', st[2], uniform(3)), ('--student full', st[0], uniform(2)), ('--student both --nfe 3', st[2], uniform(3)), ('--student lora --model flow', st[2], uniform(2)), ('--model full --nfe 3', st[0], uniform(3))):
         a = args.split(); assert is_(go(*[int(o) if o.isdigit() else o for o in a]), v, s), args
-    assert 'of flow) written' in run('boss_sample', '--model', 'flow', '--nfe', 2, '--out', 'x.png', cwd=tmp_path).stdout
+    assert 'of flow) written' in forked('boss_sample', '--model', 'flow', '--nfe', 2, '--out', 'x.png', cwd=tmp_path).stdout
     for args,says in (('--student lora', 'another base network'), ('--model lora', 'give the base'), ('--model plan', 'give it as --plan'), ('--student flow', 'holds a flow, expected a student'), ('--student plan', 'expected a student'), ('--student lora --model full', 'holds a full, expected a flow'),
                       ('--model full --plan plan', 'brings its own schedules'), ('--model full --nfe 5', 'budgets [2, 3]'), ('--model flow --plan full --nfe 5', 'budgets [2, 3]')):
         with contextlib.redirect_stderr(err := io.StringIO()), pytest.raises(SystemExit) as e: cli.boss_sample(**{a[2:]: int(b) if b.isdigit() else b for a,b in zip(args.split()[::2], args.split()[1::2])}, out='no.png')

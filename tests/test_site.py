@@ -146,14 +146,16 @@ CONTRAST = """() => {
   const rgba = c => { const m = c.match(/[\\d.]+/g).map(Number); if (c.startsWith('color(')) m.splice(0, 3, ...m.slice(0, 3).map(v => v*255)); return [...m.slice(0, 3), m.length > 3 ? m[3] : 1] };
   const over = (a, b) => [0,1,2].map(i => a[i]*a[3] + b[i]*(1-a[3])).concat([1]);
   const lum = c => { const f = v => { v /= 255; return v <= .03928 ? v/12.92 : ((v+.055)/1.055)**2.4 }; return .2126*f(c[0]) + .7152*f(c[1]) + .0722*f(c[2]) };
-  const chain = e => { const s = []; for (; e; e = e.parentElement) s.push(e); return s };
-  const behind = e => chain(e).reverse().reduce((b, x) => over(rgba(getComputedStyle(x).backgroundColor), b), [255,255,255,1]);
+  const known = new Map([[null, [[255,255,255,1], 1]]]);             // what lies behind the text of an element, and its opacity
+  const at = e => {
+    if (!known.has(e)) { const [b, o] = at(e.parentElement), s = getComputedStyle(e); known.set(e, [over(rgba(s.backgroundColor), b), o*s.opacity]) }
+    return known.get(e) };
   const bad = [], seen = { p: 0, code: 0, td: 0 };
   for (const e of document.querySelectorAll('main *, nav *, #quarto-search *')) {
     if (![...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
     if (e.closest('svg, script, style, .katex-mathml')) continue;
     for (const k in seen) seen[k] += !!e.closest(k);
-    const b = behind(e), c = rgba(getComputedStyle(e).color), o = chain(e).reduce((v, x) => v*getComputedStyle(x).opacity, 1);
+    const [b, o] = at(e), c = rgba(getComputedStyle(e).color);
     if (o == 0) continue;
     const [x, y] = [lum(over([c[0], c[1], c[2], c[3]*o], b)), lum(b)].sort((p, q) => q-p), r = (x+.05)/(y+.05);
     if (r < 4.5) bad.push(`${e.tagName}.${e.className} ${r.toFixed(2)} ${e.textContent.trim().slice(0,30)}`);
@@ -298,14 +300,14 @@ def axe():
     try: return build_docs.axe().read_text()
     except OSError as e: pytest.skip(f'no axe-core: {e}')
 
-AXE = """([rules, but, off]) => axe.run({ include: [['html']], exclude: but.map(o => [o]) },
+AXE = """([rules, off]) => axe.run(document,
   { resultTypes: ['violations'], selectors: false, rules: Object.fromEntries(off.map(o => [o, { enabled: false }])), ...(rules.length ? { runOnly: rules } : {}) }).then(r => r.violations
   .map(v => ({ id: v.id, impact: v.impact, help: v.help, nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)) })))"""
 
-def faults(p, axe, rules=(), but=(), off=()):
-    "Serious and critical ones, of these rules or of all but `off`, everywhere or not inside `but`"
-    p.evaluate(axe)
-    return [v for v in p.evaluate(AXE, [list(rules), list(but), list(off)]) if v['impact'] in ('serious', 'critical')]
+def faults(p, axe, rules=(), off=()):
+    "Serious and critical ones, of these rules or of all but `off`"
+    if not p.evaluate('() => !!window.axe'): p.evaluate(axe)
+    return [v for v in p.evaluate(AXE, [list(rules), list(off)]) if v['impact'] in ('serious', 'critical')]
 
 @in_browser
 def test_axe_finds_planted_faults(page, url, axe):
@@ -318,18 +320,25 @@ def test_axe_finds_planted_faults(page, url, axe):
     assert {'image-alt', 'color-contrast', 'button-name', 'link-name', 'scrollable-region-focusable', 'label', 'aria-roles', 'html-has-lang'} <= {v['id'] for v in faults(page, axe)}
 
 @in_browser
+@pytest.mark.parametrize('part', range(4))
 @pytest.mark.parametrize('mode', ['light', 'dark'])
-def test_accessible(new_page, url, site, axe, mode):
-    """axe-core on every page: nothing serious or critical; and on the menus of a narrow screen, and on the list of search results.
-    What does not depend on colours is looked at once, in the light; the many colours of code and the many boxes of formulas
-    are left to `test_readable`, which is faster."""
+def test_accessible(new_page, url, site, axe, mode, part):
+    """axe-core on every page: nothing serious or critical. What does not depend on colours is looked at once, in the light; the many
+    colours of code and the many boxes of formulas are left to `test_readable`, which is faster, and are taken out of the page before."""
     p, bad, colours = new_page(color_scheme=mode), {}, ['color-contrast', 'link-in-text-block']
-    for f in sorted(site.rglob('*.html')):
+    for f in sorted(site.rglob('*.html'))[part::4]:
         p.goto(url+f.relative_to(site).as_posix(), wait_until='load')
-        v = faults(p, axe, colours, ['main pre', '.katex'])
-        if mode=='light': v += faults(p, axe, off=colours)
+        v = faults(p, axe, off=colours) if mode=='light' else []
+        p.evaluate("() => document.querySelectorAll('main pre, .katex').forEach(e => e.remove())")
+        v += faults(p, axe, colours)
         if v: bad[f.name] = v
     assert not bad, json.dumps(bad, indent=1)
+
+@in_browser
+@pytest.mark.parametrize('mode', ['light', 'dark'])
+def test_accessible_when_open(new_page, url, axe, mode):
+    "The list of search results, and the menus of a narrow screen"
+    p = new_page(color_scheme=mode)
     p.goto(url+'404.html')
     p.locator('input[type=search]').first.press_sequentially('schedule')
     p.locator('a.search-result:visible').first.wait_for()
