@@ -20,7 +20,7 @@ class Process:
         self.argv, self.folder = [*map(str, argv)], tempfile.TemporaryDirectory()
         self.out, self.err = (Path(self.folder.name)/o for o in ('out', 'err'))
         for f in (self.out, self.err): f.touch()
-        self.process = server.Process(target=_main, args=(self.argv, dict(os.environ) | {k:str(o) for k,o in env.items()}, str(cwd or os.getcwd()), str(self.out), str(self.err)))
+        self.process = server.Process(target=_main, args=(self.argv, dict(os.environ) | {k:str(o) for k,o in env.items()}, str(cwd or os.getcwd()), str(self.out), str(self.err)), daemon=True)
         self.process.start()
     @property
     def code(self): return self.process.exitcode
