@@ -198,6 +198,15 @@ def test_narrow(new_page, url, site):
     p.locator('.navbar-toggler').click()
     p.locator('input[type=search]').first.wait_for()
 
+@in_browser
+def test_contents_are_whole(new_page, url):
+    "On a laptop: names of methods are longer than the column, and are not cut where they differ"
+    p = new_page(viewport=dict(width=1200, height=800))
+    for f in ('generator.html', 'explore.html'):
+        p.goto(url+f, wait_until='load')
+        all_, cut = p.evaluate("() => { const a = [...document.querySelectorAll('#TOC a')]; return [a.length, a.filter(e => e.scrollWidth > e.clientWidth+1).map(e => e.textContent)] }")
+        assert all_ > 20 and not cut, (f, cut)
+
 def written(site):
     "Pages of the site by address, without the one that says there is none"
     return {p.relative_to(site).as_posix(): p.read_text() for p in sorted(site.rglob('*.html')) if p.name!='404.html'}
