@@ -14,6 +14,7 @@ if [ "${1:-}" != --here ]; then
     . .venv-test/bin/activate
     pip install -q uv || true
     install uv .venv-test/bin/python -e '.[dev]'
+    python -W ignore -c 'import boss_nb.bench, boss_nb.cli, boss_nb.diffusers, boss_nb.explore, boss_nb.reflow, peft'     # compiled here once, not by all workers at the same time
 fi
 
 step 'notebooks are clean and executed without errors'
