@@ -95,7 +95,8 @@ class Objective(nn.Module):
         with torch.autocast(x.device.type, self.amp) if self.amp else contextlib.nullcontext():
             d, keep = self.dtype, getattr(self.net, 'full_time', False)
             cast = lambda o: o.to(d) if isinstance(o, Tensor) and o.is_floating_point() else o
-            return self.net(cast(x), t if keep else cast(t), *map(cast, args), **{k:cast(o) for k,o in kw.items()}).to(x.dtype)
+            out = self.net(cast(x), t if keep else cast(t), *map(cast, args), **{k:cast(o) for k,o in kw.items()})
+        return tuple(o.to(x.dtype) for o in out) if isinstance(out, tuple) else out.to(x.dtype)
     @property
     def velocity(self): return self.net if self.amp is None and self.dtype==torch.float32 else self.call
     def forward(self, *args):
