@@ -47,11 +47,16 @@ def processor():
     try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
+def commit():
+    "The commit of this checkout, `$BOSS_COMMIT` where the tree came without git, else None"
+    try: r = subprocess.run(['git','-C',here,'describe','--always','--dirty'], capture_output=True, text=True).stdout.strip()
+    except OSError: r = ''
+    return r or os.environ.get('BOSS_COMMIT') or None
+
 def where(device):
     "Device, software and commit"
-    git = subprocess.run(['git','-C',here,'describe','--always','--dirty'], capture_output=True, text=True).stdout.strip()
     return dict(device=str(device), name=torch.cuda.get_device_name(device) if device.type=='cuda' else processor(), threads=torch.get_num_threads(), cores=os.cpu_count(),
-                clock='CPU time of all threads' if device.type=='cpu' else 'wall', torch=torch.__version__, boss_nb=__version__, python=platform.python_version(), commit=git or None, date=str(datetime.date.today()))
+                clock='CPU time of all threads' if device.type=='cpu' else 'wall', torch=torch.__version__, boss_nb=__version__, python=platform.python_version(), commit=commit(), date=str(datetime.date.today()))
 
 def keep(a, name, seconds, **d):
     "Write `NAME-DEVICE.json`, whole or not at all, and say where"
