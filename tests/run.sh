@@ -17,6 +17,11 @@ if [ "${1:-}" != --here ]; then
     python -W ignore -c 'import boss_nb.bench, boss_nb.cli, boss_nb.diffusers, boss_nb.explore, boss_nb.reflow, peft'     # compiled here once, not by all workers at the same time
 fi
 
+if [ ! -d /usr/share/datasets/fashion-mnist ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    step 'Fashion-MNIST'
+    { apt-get update -q && apt-get install -y -q --no-install-recommends dataset-fashion-mnist; } >/dev/null 2>&1 || echo 'Fashion-MNIST could not be installed: what needs it is skipped, and says so'
+fi
+
 step 'notebooks are clean and executed without errors'
 python tools/check_nbs.py
 
