@@ -158,7 +158,11 @@ class _Run:
     def batch(self, a, b, z):
         "Samples a to b: into the sums, or nothing"
         c = {k: o.to(self.device) if isinstance(o, Tensor) else o for k,o in cut(self.cond, slice(a,b), self.n).items()}
-        try: x = sample(self.v, z.to(self.device), self.schedule, self.solver, **c); x = self.decode(x) if self.decode else x; f = torch.cat(run_batches(lambda s,_: self.extractor(x[s]), b-a))
+        try:
+            with full_float32(self.device):                                                    # whatever autocast and TF32 are set to outside
+                x = sample(self.v, z.to(self.device), self.schedule, self.solver, **c)
+                x = self.decode(x) if self.decode else x
+            f = torch.cat(run_batches(lambda s,_: self.extractor(x[s]), b-a))
         except FloatingPointError as e: raise FloatingPointError(f'samples {a} to {b-1}: {e}') from None
         meta = self.extractor.meta | dict(size=list(x.shape[1:]))
         check_same_features(meta, self.reference.meta, 'samples and reference cannot be compared'); check_same_features(meta, meta | {k:o for k,o in self.st.meta.items() if k=='size'}, 'samples of one evaluation differ')
