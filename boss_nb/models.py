@@ -129,9 +129,8 @@ class UNet(Recomputable):
         self.out = nn.Sequential(_norm(c), nn.SiLU(), _zero(nn.Conv2d(c, channels, 3, padding=1)))
 
     def forward(self, x, t, y=None):
-        f = 2**(len(self.config['mults'])-1)
-        if x.ndim!=4 or x.shape[1]!=self.config['channels'] or x.shape[2]%f or x.shape[3]%f:
-            raise ValueError(f"x must have shape (b,{self.config['channels']},h,w) with h and w multiples of {f}, got {tuple(x.shape)}")
+        if x.ndim!=4 or x.shape[1]!=self.config['channels']:
+            raise ValueError(f"x must have shape (b,{self.config['channels']},h,w), got {tuple(x.shape)}")
         e = self.time(t)
         if self.label is not None: e = e + self.label(torch.full_like(t, self.label.num_embeddings-1, dtype=torch.long) if y is None else y)
         elif y is not None: raise ValueError('y was given, but this network has no labels (classes=0)')
@@ -142,7 +141,9 @@ class UNet(Recomputable):
         for m in self.down: h = run(m,h); hs.append(h)
         for m in self.mid: h = run(m,h)
         for m in self.up:
-            if isinstance(m, ResBlock): h = torch.cat([h, hs.pop()], 1)
+            if isinstance(m, ResBlock):
+                skip = hs.pop()
+                h = torch.cat([h[..., :skip.shape[2], :skip.shape[3]], skip], 1)       # 7 pixels go down to 4, which come up as 8
             h = run(m,h)
         return self.out(h).contiguous()
 
@@ -194,7 +195,8 @@ class DigitClassifier(nn.Module):
     def forward(self, x): return self.head(self.body(x))
 
 # %% ../nbs/03_models.ipynb #59dc2a8b
-architectures = dict(MLP=MLP, UNet=UNet, DigitClassifier=DigitClassifier, NCSNpp='boss_nb.ncsnpp')   # a class, or the module that has it
+architectures = dict(MLP=MLP, UNet=UNet, DigitClassifier=DigitClassifier, NCSNpp='boss_nb.ncsnpp',   # a class, or the module that has it
+    Autoencoder='boss_nb.latents', FashionClassifier='boss_nb.fashion')
 
 def build_net(
     arch:str,    # a name in `architectures`
