@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FeatureStats', 'check_same_features', 'read_stats', 'frechet_distance', 'frechet', 'to_uint8', 'to_unit', 'Extractor',
-           'as_digits', 'digit_features', 'as_extractor', 'feature_stats', 'features', 'digit_stats', 'short_n',
-           'Score', 'frechet_score', 'as_table']
+           'as_digits', 'digit_features', 'fashion_features', 'as_extractor', 'feature_stats', 'features',
+           'digit_stats', 'short_n', 'Score', 'frechet_score', 'as_table']
 
 # %% ../nbs/12_metrics.ipynb #1a67bb1f
 import hashlib, json, math, warnings
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from fastcore.basics import patch
 from .core import *
+from .fashion import fashion_classifier
 from .models import fingerprint as net_fingerprint
 from .train import classifier, weights_path
 
@@ -289,7 +290,8 @@ class Extractor:
         if not isinstance(x, Tensor) or x.ndim < 2 or not len(x): raise ValueError(f'images must be a tensor of shape (b, ...) with b at least 1, got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}')
         if x.is_floating_point(): _finite_images(x)
         if isinstance(self.net, nn.Module) and self.net.training: self.net.eval()
-        f = self.net(self.prepare(x))
+        y = self.prepare(x)
+        with full_float32(y.device, getattr(self.net, 'tf32', False)): f = self.net(y)         # whatever the caller has switched on
         if not isinstance(f, Tensor) or f.ndim!=2 or len(f)!=len(x): raise ValueError(f'{self.name} must return features of shape ({len(x)}, dim), got {tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__}')
         self.dim = f.shape[1]
         return f
@@ -311,6 +313,18 @@ def digit_features(
         if tuple(x.shape[1:])!=(1,8,8): raise ValueError(f'the digit classifier takes images of shape (b,1,8,8), got {tuple(x.shape)}')
         return as_digits((to_unit(x).to(device_of(c))*2-1).float())
     return Extractor(c.features, 'digits17', hashlib.sha256(weights_path('digits_classifier').read_bytes()).hexdigest(), prepare, vrange='rounded to 17 levels')
+
+# %% ../nbs/12_metrics.ipynb #5ccf5f7d
+def fashion_features(
+    device=None, # see `default_device`
+)->Extractor: # 128 features
+    "The shipped Fashion-MNIST classifier's features, on images rounded to 256 levels"
+    c = fashion_classifier(device)
+    def prepare(x):
+        if tuple(x.shape[1:])!=(1,28,28): raise ValueError(f'the Fashion-MNIST classifier takes images of shape (b,1,28,28), got {tuple(x.shape)}')
+        return to_uint8(x).to(device_of(c)).float()/127.5-1
+    h = hashlib.sha256(weights_path('fashion_classifier').read_bytes()).hexdigest()
+    return Extractor(c.features, 'fashion', h, prepare, vrange='rounded to 256 levels')
 
 # %% ../nbs/12_metrics.ipynb #77cdc0d1
 def as_extractor(

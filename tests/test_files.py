@@ -8,10 +8,11 @@ from boss_nb import cli
 from boss_nb.bellman import Calibration, Schedule, calibrate
 from boss_nb.checkpoint import Bundle, fingerprint, load_plan, load_student, save_plan, save_student
 from boss_nb.core import CountNFE, noise, price
-from boss_nb.data import image_folder
+from boss_nb.data import fashion_mnist, image_folder
 from boss_nb.evaluate import evaluate, image_batches
 from boss_nb.bench import Bench, sweep
 from boss_nb.extractors import read_weights
+from boss_nb.fashion import train_fashion
 from boss_nb.flows import adapt, guided
 from boss_nb.metrics import FeatureStats, digit_stats, read_stats
 from boss_nb.models import MLP, UNet, architectures, build_net, load_net, load_state, save_net, save_state, state_digest
@@ -59,6 +60,18 @@ def picture(path):
     d = path.parent/'pictures'; d.mkdir(exist_ok=True); shutil.copy(path, d/'x.png')
     image_folder(d, 8)
 
+def clothes(path):
+    "A folder of Fashion-MNIST whose files are hostile, packed or not"
+    d = path.parent/'clothes'; d.mkdir(exist_ok=True)
+    for name in ('t10k-images-idx3-ubyte', 't10k-images-idx3-ubyte.gz'):
+        for f in d.iterdir(): f.unlink()
+        shutil.copy(path, d/name); fashion_mnist('test', d)
+
+def clothes_run(path):
+    "A run of the Fashion-MNIST teacher whose checkpoint is hostile"
+    d = path.parent/'clothes-run'; d.mkdir(exist_ok=True); shutil.copy(path, d/'last.safetensors')
+    train_fashion('classifier', d, data=(torch.zeros(20,1,28,28), torch.arange(20)%10), device='cpu', progress=False)
+
 def run_of(path):
     "A run whose checkpoint, or whose states, are hostile"
     d, net, z = path.parent/'run', MLP(2, 4, 1), noise(20, (2,))
@@ -85,7 +98,7 @@ def pictures_of(path):
 loaders = {'models.load_net':load_net, 'loop.fit_method':run_of, 'models.load_state':load_state, 'checkpoint.load_plan':load_plan, 'checkpoint.load_student':lambda p: load_student(p, MLP(2)),
            'bellman.Calibration.load':Calibration.load, 'bellman.Schedule.load':Schedule.load, 'metrics.FeatureStats.load':FeatureStats.load,
            'metrics.read_stats':lambda p: read_stats(p, 'edm'), 'evaluate.evaluate':evaluation_of, 'extractors.read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'evaluate.image_batches':pictures_of, 'bench.Bench.load':Bench.load, 'bench.sweep':table_of,
-           'cli.load_model':lambda p: cli.load_model(str(p)), 'checkpoint.Bundle.from_pretrained':bundle_of, 'data.image_folder':picture}
+           'cli.load_model':lambda p: cli.load_model(str(p)), 'checkpoint.Bundle.from_pretrained':bundle_of, 'data.image_folder':picture, 'data.fashion_mnist':clothes, 'fashion.train_fashion':clothes_run}
 scripts = [lambda p: cli.boss_plan(model=p), lambda p: cli.boss_straighten(plan=p, out=p+'.out'), lambda p: cli.boss_straighten(model=p, out=p+'.out'), lambda p: cli.boss_sample(student=p, out=p+'.png'),
            lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p), lambda p: cli.boss_evaluate(reference=p, convention='edm'), lambda p: cli.boss_evaluate(plan=p, nfe='2')]
 
