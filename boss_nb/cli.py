@@ -281,8 +281,8 @@ def boss_sample(
 # %% ../nbs/17_cli.ipynb #f032d10b
 def _extractor(name, weights, resize):
     "The extractor that the options ask for"
-    if name=='digits':
-        if weights or resize: raise ValueError('weights and resize are for --extractor inception or dinov2')
+    if name in ('digits','fashion','efficientnet'):
+        if weights or resize: raise ValueError(f'weights and resize are for --extractor inception or dinov2, got them with {name}')
         return extractor(name)
     return extractor(name, **(({'weights':weights} if name=='inception' else {'model':weights}) if weights else {}), **({'resize':resize} if resize else {}))
 
@@ -295,7 +295,7 @@ def _stats_of(src, n, feat, seed, convention='', of=0, batch_size=64):
         except ValueError: return read_stats(src, convention or None, of or None)
     if src=='digits': x = digits()[0]
     elif Path(src).is_dir():
-        if not small: st = feature_stats(image_batches(src, batch_size, n=n or None, seed=seed), feat); st.meta['source'] = str(src); return st
+        if not small: st = feature_stats(image_batches(src, batch_size, 1 if feat.name.startswith('fashion') else 3, n or None, seed), feat); st.meta['source'] = str(src); return st
         x = image_folder(src, 8, 1)
     else:
         state, m = load_state(src)
@@ -314,7 +314,7 @@ def boss_fid(
     b:str='digits',       # the same, to compare with
     n:int=0,              # use this many images of each, 0 for all
     save:str='',          # also write the statistics of a (.npz)
-    extractor:str='digits', # digits (8×8, the shipped classifier), inception or dinov2
+    extractor:str='digits', # digits (8×8) or fashion (28×28), shipped classifiers; efficientnet, inception or dinov2
     weights:str='',       # file of the Inception weights, or folder of a DINOv2 model; default: fetched
     resize:str='',        # tf1, torch or clean, for inception
     convention:str='',    # who wrote a foreign .npz: pytorch-fid, clean-fid, edm or torch-fidelity
@@ -345,7 +345,7 @@ def boss_evaluate(
     reference:str='digits',      # statistics (.npz), or 'digits' for those that ship
     n:int=1000,                  # samples of one evaluation
     repeats:int=1,               # evaluations on disjoint noise, for error bars
-    extractor:str='digits',      # digits, inception or dinov2
+    extractor:str='digits',      # digits, fashion, efficientnet, inception or dinov2
     weights:str='',              # file of the Inception weights, or folder of a DINOv2 model; default: fetched
     resize:str='',               # tf1, torch or clean, for inception
     convention:str='',           # who wrote a foreign .npz: pytorch-fid, clean-fid, edm or torch-fidelity
