@@ -17,7 +17,7 @@ def make(what, a):
         from boss_nb.data import fashion_mnist
         small = tuple(o[:400] for o in fashion_mnist('train'))
     net = train_fashion(what, a.runs/what, a.minutes, load_net(a.start) if a.start else None,
-        load_net(ae, a.device) if what=='latents' else None, small, a.device, a.seed, save_every=a.save_every, **changes)
+        load_net(ae, a.device) if what=='latents' and ae.is_file() else None, small, a.device, a.seed, save_every=a.save_every, **changes)
     shape = {'classifier': (1,28,28), 'autoencoder': (1,28,28), 'latents': (4,7,7), 'pixels': (1,28,28)}[what]
     f = save_net(a.out/f'fashion_{what}.safetensors', net, torch.float16, shape=shape, **net.facts, date=str(datetime.date.today()))
     print(f'{f}: {n_params(net)/1e6:.2f}M parameters, {f.stat().st_size/1e6:.2f} MB, {net.facts}, {time.time()-began:.0f} s now', flush=True)
