@@ -312,6 +312,10 @@ def judges(a):
     if not found: raise NotHere('there is neither EfficientNet-Lite0 nor the classifier of Fashion-MNIST')
     return found
 
+def judge_name(e):
+    "An extractor's name, and how it resizes, if it does"
+    return e.name if e.meta['resize']=='none' else f"{e.name}, {e.meta['resize']}"
+
 def labels(a, n): return torch.arange(n, device=a.device)%10
 
 def references(a):
@@ -329,7 +333,7 @@ def judged(a, what, v, schedule):
     z = noise(n, (1,28,28), start=3*10**8, device=a.device)
     x = sample(v, z, schedule, batch_size=1000, y=labels(a, n))
     made.setdefault('pictures', {})[what] = x[:10].float().cpu()
-    scores = {e.name: frechet(feature_stats(x, e), ref, device=a.device) for e,ref,_ in references(a)}
+    scores = {judge_name(e): frechet(feature_stats(x, e), ref, device=a.device) for e,ref,_ in references(a)}
     s = schedule if isinstance(schedule, Schedule) else uniform(schedule)
     return dict(what=what, nfe=s.nfe, schedule=s.name, solver=s.solver, n=n, distances=scores)
 
@@ -357,7 +361,7 @@ def planned(a, left):
     ways = {f'teacher, {N} steps': N, 'equal steps': uniform(4), 'planned, Euler steps': made['euler']}
     ways['planned'] = cal.schedule(4, 'best', n=n)
     rows = [judged(a, k, v, s) for k,s in ways.items()]
-    floors = {e.name: d for e,_,d in references(a)}
+    floors = {judge_name(e): d for e,_,d in references(a)}
     return dict(batch=n, rows=rows, training_images_at_the_same_n=floors, **draw(a))
 
 def trained_for(a, v, s, seconds):
@@ -382,7 +386,7 @@ def one_step(a, left):
     "A generator of one step by flow generator matching, from a student that was straightened for it"
     v, bs, amp = current_teacher(a), *((4, None) if a.quick else (192, 'bf16'))
     first, start = trained_for(a, v, uniform(1), min(20, left()/5))
-    kw = dict(init=first, cond=dict(y=torch.arange(10)), bs=bs, fit=dict(amp=amp, valid=bs), progress=False)
+    kw = dict(init=first, cond=dict(y=torch.arange(10)), bs=bs, lr=3e-5, fit=dict(amp=amp, valid=bs), progress=False)
     if a.quick: kw['how'] = dict(online_warmup=1)
     def train(k): return match_generator(v, (1,28,28), n_iter=k, **kw)
     student = train(2 if a.quick else many(min(90, left()-40), train, 20))

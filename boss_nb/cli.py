@@ -89,7 +89,7 @@ def load_model(
         b = Bundle.from_pretrained(model); net = b.net
         if b.holds!='flow': raise ValueError(f'{model} holds a {b.holds}, expected a flow')
     else: net = _net_file(model)
-    if isinstance(net, DigitClassifier): raise ValueError(f'model must be a velocity network, got a DigitClassifier in {model}')
+    if type(net).__name__ in ('DigitClassifier','FashionClassifier','Autoencoder'): raise ValueError(f'model must be a velocity network, got a {type(net).__name__} in {model}')
     return net, _shape_of(net, shape, model)
 
 def _net_file(model):

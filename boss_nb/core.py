@@ -40,17 +40,30 @@ def dtype_of(
     return next((p.dtype for p in v.parameters() if p.is_floating_point()), torch.float32) if hasattr(v, 'parameters') else torch.float32
 
 # %% ../nbs/00_core.ipynb #62c72948
+def _precisions():
+    "The parts of PyTorch's newer switch `fp32_precision`, where the caller has used it; else none"
+    try: torch.get_float32_matmul_precision()
+    except RuntimeError:                                                        # the two ways must not be mixed
+        b = torch.backends
+        parts = (b.cuda.matmul, *(getattr(o, k, None) for o in (b.cudnn, b.mkldnn) for k in ('matmul','conv','rnn')))
+        return [o for o in parts if hasattr(o, 'fp32_precision')]
+    return []
+
 @contextlib.contextmanager
 def full_float32(
     device:torch.device, # where the network runs
     tf32:bool=False,     # allow TF32, that is, leave the user's setting alone
 ):
     "Inside, float32 networks compute in float32 whatever autocast and TF32 are set to; settings come back on leaving"
-    c, mm = torch.backends.cudnn, torch.get_float32_matmul_precision()
     with contextlib.ExitStack() as s:
         s.enter_context(torch.autocast(device.type, enabled=False))
-        if not tf32:
-            s.callback(torch.set_float32_matmul_precision, mm); torch.set_float32_matmul_precision('highest')
+        newer = [] if tf32 else _precisions()
+        for o in newer:
+            s.callback(setattr, o, 'fp32_precision', o.fp32_precision); o.fp32_precision = 'ieee'
+        if not (tf32 or newer):
+            s.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision('highest')
+            c = torch.backends.cudnn
             if device.type=='cuda': s.enter_context(c.flags(enabled=c.enabled, benchmark=c.benchmark, deterministic=c.deterministic, allow_tf32=False))
         yield
 

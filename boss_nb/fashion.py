@@ -75,7 +75,7 @@ recipes = dict(   # what is made → (network, options of `fit_method`)
         dict(n_iter=3000, bs=64, lr=2e-3, decay=.995, amp='bf16')),
     latents=(lambda: UNet(4, 48, (1,2), 2, classes=10),
         dict(n_iter=9000, bs=128, lr=1e-3, decay=.999, amp='bf16')),
-    pixels=(lambda: UNet(1, 64, (1,2,2), 2, dropout=.05, classes=10),
+    pixels=(lambda: UNet(1, 40, (1,2,2), 2, dropout=.05, classes=10),
         dict(n_iter=30_000, bs=256, lr=1e-3, decay=.999, amp='bf16')))
 
 def _method(what, x, y, ae):
@@ -86,17 +86,19 @@ def _method(what, x, y, ae):
 
 def _steps_in(minutes, net, method, options):
     "Training steps that fit into some minutes, by the time of a few on a copy of `net`"
-    few, options = deepcopy(net), options | dict(folder=None, n_iter=6, valid=0, progress=False)
-    fit_method(few, method, **options)                                          # the first steps prepare kernels
-    start = time.time(); fit_method(few, method, **options)
-    return max(10, int(60*minutes*6/(time.time()-start)))
+    net, options, took = deepcopy(net), options | dict(folder=None, valid=0, progress=False), []
+    for k in (4, 4, 16):                                                        # the first steps prepare kernels
+        start = time.time(); fit_method(net, method, **options | dict(n_iter=k))
+        took.append(time.time()-start)
+    each = max((took[2]-took[1])/12, took[2]/100)                               # a call costs something beside its steps
+    return max(10, int(60*minutes/each))
 
 # %% ../nbs/05d_fashion.ipynb #01f1fde5
 def train_fashion(
     what:str='latents',            # 'classifier', 'autoencoder', or the teacher in 'latents' or in 'pixels'
     folder:str|Path|None=None,     # keep the run here, and go on from what is there
-    minutes:float|None=None,       # train about so long, by a measurement of the speed; default the recipe's steps
-    start:nn.Module|None=None,     # network of the recipe to go on from, instead of fresh weights
+    minutes:float|None=None,       # train about so long, by a measurement of the speed, default the recipe's steps; a run in `folder` keeps its own
+    start:nn.Module|None=None,     # network of the recipe to go on from, instead of fresh weights; a run in `folder` has its own
     ae:Autoencoder|None=None,      # autoencoder of the latents, default the one of the package
     data:tuple|None=None,          # images `(n,1,28,28)` and labels, default the 60,000 training images
     device=None,                   # see `default_device`
@@ -115,7 +117,7 @@ def train_fashion(
     options = options | dict(valid=min(1000, len(x)//10), seed=seed, folder=folder, progress=progress) | changes
     before = Path(folder)/'last.safetensors' if folder else None
     resumed = bool(before and before.is_file())
-    if resumed: options['n_iter'] = load_state(before)[1]['settings']['n_iter']
+    if resumed and 'n_iter' not in changes: options['n_iter'] = load_state(before)[1]['settings']['n_iter']
     elif minutes: options['n_iter'] = _steps_in(minutes, net, method, options)
     began = time.time(); learn = fit_method(net, method, **options)
     net.eval().requires_grad_(False)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Autoencoder', 'AutoencoderMethod', 'encode', 'decode', 'normalize', 'train_autoencoder', 'FlowMatchingMethod']
 
-# %% ../nbs/05c_latents.ipynb #9210c9a5
+# %% ../nbs/05c_latents.ipynb #f5a50d9a
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from .loop import *
 from .models import *
 from .train import *
 
-# %% ../nbs/05c_latents.ipynb #432476bb
-def _norm(c): return nn.GroupNorm(min(8, c//4) or 1, c)
+# %% ../nbs/05c_latents.ipynb #f890b2f5
+def _norm(c): return nn.GroupNorm(math.gcd(8, c), c)
 
 class _Residual(nn.Module):
     "Two 3×3 convolutions around a shortcut"
@@ -146,7 +147,7 @@ def train_autoencoder(
     fit_method(ae, AutoencoderMethod(x, kl), n_iter, bs, lr, **dict(decay=.995) | kwargs)
     return normalize(ae.eval().requires_grad_(False), x)
 
-# %% ../nbs/05c_latents.ipynb #755d09b5
+# %% ../nbs/05c_latents.ipynb #1ac2709e
 class FlowMatchingMethod(Method):
     "Regression of `x1-x0` at points of the lines between noise and data, with labels or without"
     eval_mode = False
@@ -173,6 +174,6 @@ class FlowMatchingMethod(Method):
     def held_out(self, gen, idx): return *self.draw(gen, idx)[:3], torch.ones(len(idx))
     def load(self, idx, x0, t, u):
         x1 = self.x[idx].to(x0)
-        own = () if self.y is None else (torch.where(u < self.drop_label, self.null, self.y[idx]),)
+        own = () if self.y is None else (torch.where(u < self.drop_label, self.null, self.y[idx].to(u.device)),)
         return interpolate(x0, x1, t), t, x1-x0, *own
     def loss(self, net, x, t, v, *own): return l2(net(x, t, *own), v)

@@ -93,9 +93,10 @@ print_commands() {
     printf '\n1. carry: .gpu/wheels\n   timeout_s: 300\n   command: %s\n' "$(command_of abc 4)"
     printf '\n2. carry: .gpu/wheels .gpu/data\n   timeout_s: 540\n   command: %s\n' "$(command_of de 8)"
     printf '\nThen: cp FILES_AT/gpu-*.json benchmarks/results/ && python tools/refresh.py nbs/21_results.ipynb\n'
+    printf 'To keep the pixel teacher, from which the next run goes on: cp FILES_AT/fashion_pixels.safetensors boss_nb/weights/\n'
 }
 
-python312() { command -v python3.12 || ls /root/.pyenv/versions/3.12.*/bin/python 2>/dev/null | tail -1; }
+python312() { command -v python3.12 || { ls /root/.pyenv/versions/3.12.*/bin/python 2>/dev/null || true; } | tail -1; }
 
 # An environment with the image's packages; kept for the next time.
 imitate_image() {

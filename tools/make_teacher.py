@@ -26,7 +26,7 @@ def main():
     kinds = ['classifier', 'autoencoder', 'latents', 'pixels']
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('what', nargs='*', help=f'some of {", ".join(kinds)}; default the first three')
-    p.add_argument('--runs', type=Path, default=root/'.cache'/'fashion', help='folder of the runs: interrupted ones go on from there')
+    p.add_argument('--runs', type=Path, help='folder of the runs: interrupted ones go on from there; default .cache/fashion, with --quick runs in --out')
     p.add_argument('--out', type=Path, default=root/'boss_nb'/'weights', help='folder of the results')
     p.add_argument('--start', type=Path, help='network to go on from, a file of --out')
     p.add_argument('--minutes', type=float, help="how long to train, default the recipe's steps")
@@ -37,6 +37,8 @@ def main():
     a = p.parse_args()
     if odd := [o for o in a.what if o not in kinds]: p.error(f"what must be some of {', '.join(kinds)}, got {', '.join(odd)}")
     if a.quick and a.out==root/'boss_nb'/'weights': p.error('--quick needs --out: it would replace the networks of the package')
+    if a.start and len(a.what)!=1: p.error(f'--start is a file of one network: name which, got {a.what or kinds[:3]}')
+    a.runs = a.runs or (a.out/'runs' if a.quick else root/'.cache'/'fashion')
     for what in a.what or kinds[:3]: make(what, a)
 
 if __name__ == '__main__': main()
