@@ -82,7 +82,8 @@ def _method(what, x, y, ae):
     "The method that trains one of `recipes`"
     if what=='classifier': return ClassifierMethod(x, y)
     if what=='autoencoder': return AutoencoderMethod(x, 1e-3)
-    return FlowMatchingMethod(x if what=='pixels' else encode(ae, x), y, null=10)
+    if what=='pixels': return FlowMatchingMethod(x, y, null=10)
+    return FlowMatchingMethod(encode(ae, x), y, null=10, source=[x, ae])
 
 def _steps_in(minutes, net, method, options):
     "Training steps that fit into some minutes, by the time of a few on a copy of `net`"

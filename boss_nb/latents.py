@@ -147,7 +147,7 @@ def train_autoencoder(
     fit_method(ae, AutoencoderMethod(x, kl), n_iter, bs, lr, **dict(decay=.995) | kwargs)
     return normalize(ae.eval().requires_grad_(False), x)
 
-# %% ../nbs/05c_latents.ipynb #1ac2709e
+# %% ../nbs/05c_latents.ipynb #8355c643
 class FlowMatchingMethod(Method):
     "Regression of `x1-x0` at points of the lines between noise and data, with labels or without"
     eval_mode = False
@@ -157,6 +157,7 @@ class FlowMatchingMethod(Method):
         null:int=None,          # label that means "no label"; needed with `y`
         drop_label:float=.1,    # share of labels replaced by `null`, in [0,1]
         time:str='uniform',     # density of t: 'uniform' or 'logit-normal'
+        source=None,            # what `x` was made from, such as images and an autoencoder: a resumed run compares that
     ):
         if time not in ('uniform','logit-normal'):
             raise ValueError(f"time must be 'uniform' or 'logit-normal', got {time!r}")
@@ -165,7 +166,10 @@ class FlowMatchingMethod(Method):
         if y is not None and (len(y)!=len(x) or null is None):
             raise ValueError(f'labels need a null label, and one for each of the {len(x)} items, got {len(y)}')
         self.x, self.y, self.n = x, y, len(x)
-        self.null, self.drop_label, self.time = null, drop_label, time
+        self.null, self.drop_label, self.time, self.source = null, drop_label, time, source
+    def facts(self):
+        own = {} if self.source is None else {'method.x': told(self.source)}
+        return {k: o for k,o in super().facts().items() if k!='method.source'} | own
     def draw(self, gen, idx):
         n = len(idx)
         x0, t = torch.randn(n, *self.x.shape[1:], generator=gen), torch.rand(n, generator=gen)
