@@ -1,5 +1,5 @@
 "Fail unless notebooks are stored as `nbdev_clean` leaves them, without error outputs, small, and cheap to make pages of"
-import ast, sys
+import ast, re, sys
 from pathlib import Path
 from execnb.nbio import read_nb, nb2str
 from nbdev.clean import clean_nb
@@ -9,9 +9,12 @@ def mixed(source):
     kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(source).body}
     return len(kinds)==2
 
-root, bad = Path(__file__).resolve().parent.parent, []
+root, bad, pages = Path(__file__).resolve().parent.parent, [], {}
 for f in sorted((root/'nbs').rglob('*.ipynb')):
     if any(p.startswith(('.', '_')) for p in f.relative_to(root).parts): continue
+    page = f.parent/re.sub(r'^\d+[a-z]*_', '', f.stem)                             # what nbdev calls the page
+    if page in pages: bad.append(f'{f.name}: its page would be the same as that of {pages[page].name}, {page.name}.html')
+    pages[page] = f
     nb = read_nb(f)
     errors = [c for c in nb.cells if any(o.get('output_type')=='error' for o in c.get('outputs', []))]
     stored, directives = f.read_text(), [c.source for c in nb.cells if c.cell_type=='code']
