@@ -123,7 +123,7 @@ def front_picture(pictures, nfe, path, cols=10):
     from matplotlib.figure import Figure
     from boss_nb.core import image_grid
     few = {f'{say} {nfe} steps': f'{key}, {nfe}' for say,key in (('straightened,', 'straightened'), ('planned,', 'planned'), ('equal,', 'equal steps'))}
-    rows = {'teacher, 100 steps': 'teacher', **few, 'straightened, 1 step': 'straightened, 1', 'equal, 1 step': 'equal steps, 1'}
+    rows = {'teacher, 100 steps': 'teacher', **few, 'matched, 1 step': 'flow generator matching, 1', 'equal, 1 step': 'equal steps, 1'}
     fig = Figure(figsize=(8.2, .72*len(rows)))
     for ax,(label,key) in zip(fig.subplots(len(rows), 1), rows.items()):
         x = torch.as_tensor(pictures[key][:cols]).float()/127.5-1
