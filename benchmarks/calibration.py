@@ -1,11 +1,12 @@
 "What calibration costs: over the teacher's bare evaluations, of the dynamic programme, and against the loop over pairs it replaces"
 import time
 from common import *
-from boss_nb.bellman import calibrate, gram_each, jump_costs
+from boss_nb.plan.costs import calibrate, gram_each, jump_costs
 from boss_nb.core import noise
-from boss_nb.models import UNet
-from boss_nb.sampling import as_knots, sample
-from boss_nb.train import teacher
+from boss_nb.flow.nets import UNet
+from boss_nb.sample.schedule import as_knots
+from boss_nb.sample.solvers import sample
+from boss_nb.flow.nets import teacher
 
 def overhead(v, z, a, reps):
     "Calibration over sampling the same noise in the same steps; and planning every budget to 20"

@@ -6,7 +6,8 @@ here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here.parent))                            # this checkout, installed or not
 import numpy as np, torch
 from boss_nb import __version__
-from boss_nb.core import atomic_write, default_device
+from boss_nb.core import default_device
+from boss_nb.files import atomic_write
 
 def arguments(doc, **more):
     "`--device --threads --quick --out`, and more as name=(default, help)"

@@ -1,19 +1,20 @@
 "How good the Fashion-MNIST teacher is, and what a few steps of it are worth: planned, straightened, one step; pictures beside numbers"
 import time
 from common import *
-from boss_nb.bellman import calibrate
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import CountNFE, noise
-from boss_nb.data import fashion_mnist
-from boss_nb.extractors import efficientnet_features
-from boss_nb.fashion import class_labels, fashion_autoencoder, fashion_teacher
-from boss_nb.flows import guided
-from boss_nb.generator import match_generator
-from boss_nb.latents import decode, encode
-from boss_nb.metrics import FeatureStats, fashion_features, feature_stats, frechet, to_uint8
-from boss_nb.models import fingerprint
-from boss_nb.sampling import sample
-from boss_nb.schedules import best_schedule, uniform
-from boss_nb.straighten import straighten
+from boss_nb.flow.data import fashion_mnist
+from boss_nb.judge.extractors import efficientnet_features
+from boss_nb.flow.latents import class_labels, fashion_autoencoder, fashion_teacher
+from boss_nb.flow.velocity import guided
+from boss_nb.train.generator import match_generator
+from boss_nb.flow.latents import decode, encode
+from boss_nb.judge.frechet import fashion_features, feature_stats, FeatureStats, frechet, to_uint8
+from boss_nb.files import fingerprint
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.plan.choose import best_schedule
+from boss_nb.train.straighten import straighten
 
 class Harness:
     "Teacher, decoder, judges and noise of one space; `row` measures a way to sample"

@@ -2,10 +2,10 @@
 import time
 from common import *
 from boss_nb.core import noise
-from boss_nb.metrics import to_uint8
-from boss_nb.evaluate import throughput
-from boss_nb.extractors import inception_features
-from boss_nb.metrics import digit_features
+from boss_nb.judge.frechet import to_uint8
+from boss_nb.judge.evaluate import throughput
+from boss_nb.judge.extractors import inception_features
+from boss_nb.judge.frechet import digit_features
 from rivals import fidelity
 
 a = arguments(__doc__); start = time.time(); gpu = a.device.type=='cuda'

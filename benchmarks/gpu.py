@@ -8,17 +8,19 @@ import xml.etree.ElementTree as ElementTree
 from copy import deepcopy
 import torch.nn.functional as F
 from common import *
-from boss_nb.bellman import Schedule, calibrate, gram_each, jump_costs
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate, gram_each, jump_costs
 from boss_nb.core import CountNFE, image_grid, noise, seeded
-from boss_nb.extractors import efficientnet_features, inception_features
-from boss_nb.generator import match_generator
-from boss_nb.metrics import Extractor, feature_stats, frechet, frechet_distance, to_unit
-from boss_nb.models import UNet, n_params, save_net
-from boss_nb.ncsnpp import NCSNpp, rf_configs
-from boss_nb.sampling import sample
-from boss_nb.schedules import best_schedule, uniform
-from boss_nb.states import States, knot_union, refine, teacher_states
-from boss_nb.straighten import straighten
+from boss_nb.judge.extractors import efficientnet_features, inception_features
+from boss_nb.train.generator import match_generator
+from boss_nb.judge.frechet import Extractor, feature_stats, frechet, frechet_distance, to_unit
+from boss_nb.flow.nets import n_params, save_net, UNet
+from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.plan.choose import best_schedule
+from boss_nb.train.states import knot_union, refine, States, teacher_states
+from boss_nb.train.straighten import straighten
 import rivals
 
 # Measuring
@@ -262,7 +264,7 @@ def data_folder(path):
 
 def fashion_data(a, split):
     "Images and labels of Fashion-MNIST; a few when it only has to run"
-    try: from boss_nb.data import fashion_mnist
+    try: from boss_nb.flow.data import fashion_mnist
     except ImportError as e: raise NotHere(str(e)) from None
     try: x, y = fashion_mnist(split, data_folder(a.data))
     except FileNotFoundError as e: raise NotHere(str(e)) from None
@@ -270,13 +272,13 @@ def fashion_data(a, split):
 
 def shipped(a):
     "The pixel teacher of the repository, or None"
-    from boss_nb.fashion import fashion_teacher
+    from boss_nb.flow.latents import fashion_teacher
     try: return fashion_teacher('pixels', a.device)
     except FileNotFoundError: return None
 
 def teacher(a, left):
     "Train the repository's pixel teacher on, or one from nothing; weights are written beside the result"
-    from boss_nb.fashion import train_fashion
+    from boss_nb.train.fashion import train_fashion
     data, begun = fashion_data(a, 'train'), shipped(a)
     reserve = 0 if 'e' not in a.stages else 10 if a.quick else 200      # seconds for the students
     kw = dict(minutes=max(.2, (left()-reserve-20)/60))
@@ -307,7 +309,7 @@ def judges(a):
     found = []
     with contextlib.suppress(ImportError): found.append(efficientnet_features(a.device, size=128))
     with contextlib.suppress(ImportError, FileNotFoundError):
-        from boss_nb.metrics import fashion_features
+        from boss_nb.judge.frechet import fashion_features
         found.append(fashion_features(a.device))
     if not found: raise NotHere('there is neither EfficientNet-Lite0 nor the classifier of Fashion-MNIST')
     return found

@@ -1,12 +1,15 @@
 "Planners against each other without training: endpoint error at the same number of evaluations, and what each plan cost to make"
 import time
 from common import *
-from boss_nb.bellman import Schedule, calibrate
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import CountNFE, noise
-from boss_nb.data import image_mixture
-from boss_nb.sampling import as_knots, sample
-from boss_nb.schedules import make_schedule, uniform
-from boss_nb.train import teacher
+from boss_nb.flow.data import image_mixture
+from boss_nb.sample.schedule import as_knots
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.plan.published import make_schedule
+from boss_nb.flow.nets import teacher
 
 def ways(k, quick=False):
     yield 'equal steps', lambda c: uniform(k)

@@ -2,7 +2,7 @@
 import functools, io
 import torch
 from torch import nn
-from boss_nb.extractors import random_inception
+from boss_nb.judge.extractors import random_inception
 
 @functools.cache
 def fidelity_net(device):

@@ -2,17 +2,18 @@
 import time
 from copy import deepcopy
 from common import *
-from boss_nb.bellman import calibrate
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import noise
-from boss_nb.data import digits
-from boss_nb.loop import fit_method
-from boss_nb.metrics import digit_features, feature_stats, frechet
-from boss_nb.reflow import KDistil, Reflow
-from boss_nb.sampling import sample
-from boss_nb.schedules import best_schedule, uniform
-from boss_nb.states import States, knot_union, refine, teacher_states
-from boss_nb.straighten import straighten
-from boss_nb.train import teacher
+from boss_nb.flow.data import digits
+from boss_nb.train.loop import fit_method
+from boss_nb.judge.frechet import digit_features, feature_stats, frechet
+from boss_nb.train.reflow import KDistil, Reflow
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.plan.choose import best_schedule
+from boss_nb.train.states import knot_union, refine, States, teacher_states
+from boss_nb.train.straighten import straighten
+from boss_nb.flow.nets import teacher
 
 a = arguments(__doc__, nfe=(4, 'number of steps'), iterations=(300, 'training steps'), seeds=(2, 'seeds'), trajectories=(5000, 'teacher trajectories per seed'), n=(1797, 'noises that judge'))
 start, dev, k = time.time(), a.device, a.nfe

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from boss_nb.evaluate import evaluate
-from boss_nb.loop import join_processes, world
-from boss_nb.metrics import digit_stats
-from boss_nb.train import teacher
+from boss_nb.judge.evaluate import evaluate
+from boss_nb.train.loop import join_processes, world
+from boss_nb.judge.frechet import digit_stats
+from boss_nb.flow.nets import teacher
 
 folder, kw = Path(sys.argv[1]), dict(o.split('=') for o in sys.argv[2:])
 join_processes()
@@ -18,7 +18,7 @@ class Slow(torch.nn.Module):
         if kw.get('fail') and world()[0]==int(kw['fail']) : raise RuntimeError('told to fail')
         return self.v(x, t)
 n = int(kw.get('n', 230))
-import boss_nb.evaluate as E
+import boss_nb.judge.evaluate as E
 if kw.get('often'): put = E._Folder.put; E._Folder.put = lambda self, st, done, images, patience=0.: put(self, st, done, images, 0.)
 r = evaluate(Slow(), 3, digit_stats(), n=n, batch_size=int(kw.get('bs', 40)), folder=None if kw.get('plain') else folder/'run', keep=True, y=torch.arange(n)%10)
 if world()[0]==0:

@@ -4,7 +4,7 @@ import multiprocessing, os, runpy, signal, socket, subprocess, sys, tempfile, ti
 from pathlib import Path
 
 server = multiprocessing.get_context('forkserver')
-server.set_forkserver_preload(['boss_nb.cli', 'boss_nb.reflow', 'boss_nb.bench', 'peft', 'torch._dynamo', 'torch._inductor'])
+server.set_forkserver_preload(['boss_nb.share.cli', 'boss_nb.train.reflow', 'boss_nb.judge.measure', 'peft', 'torch._dynamo', 'torch._inductor'])
 
 def _main(argv, env, cwd, out, err):
     for f,fd in ((out, 1), (err, 2)): os.dup2(os.open(f, os.O_WRONLY|os.O_APPEND), fd)

@@ -4,12 +4,12 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from boss_nb.core import noise, set_seed
-from boss_nb.generator import GeneratorMatchingCallback
-from boss_nb.loop import fit_method, join_processes, world
-from boss_nb.models import MLP
-from boss_nb.schedules import uniform
-from boss_nb.states import States, teacher_states
-from boss_nb.straighten import StraightenCallback, add_lora
+from boss_nb.train.generator import GeneratorMatchingCallback
+from boss_nb.train.loop import fit_method, join_processes, world
+from boss_nb.flow.nets import MLP
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.states import States, teacher_states
+from boss_nb.train.straighten import add_lora, StraightenCallback
 
 folder, kw = Path(sys.argv[1]), dict(o.split('=') for o in sys.argv[2:])
 join_processes()

@@ -30,7 +30,7 @@ def of_gpu(out, *argv):
 
 def gpu_page(folder):
     "What the page of results shows of a folder"
-    cells, names = json.loads((root/'nbs/21_results.ipynb').read_text())['cells'], {}
+    cells, names = json.loads((root/'nbs/73_results.benchmarks.ipynb').read_text())['cells'], {}
     code = [''.join(c['source']) for c in cells if c['cell_type']=='code']
     for c in code:
         if 'import' in c or 'def ratio' in c: exec(c.split('parts = []')[0], names)

@@ -4,21 +4,22 @@ import contextlib, copy, itertools, os
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before CUDA starts: repeatable products
 import numpy as np, pytest, torch
 from fastai.basics import Callback
-from boss_nb.bellman import Schedule, calibrate
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import noise
-from boss_nb.data import digits
-from boss_nb.evaluate import evaluate
-from boss_nb.extractors import efficientnet_features, inception_features
-from boss_nb.generator import match_generator
-from boss_nb.loop import fit_method
-from boss_nb.metrics import FeatureStats, digit_features, feature_stats, frechet, frechet_distance
-from boss_nb.models import UNet
-from boss_nb.ncsnpp import NCSNpp, rf_configs
-from boss_nb.sampling import sample
-from boss_nb.schedules import uniform
-from boss_nb.states import States, teacher_states
-from boss_nb.straighten import StraightenCallback, straighten
-from boss_nb.train import teacher
+from boss_nb.flow.data import digits
+from boss_nb.judge.evaluate import evaluate
+from boss_nb.judge.extractors import efficientnet_features, inception_features
+from boss_nb.train.generator import match_generator
+from boss_nb.train.loop import fit_method
+from boss_nb.judge.frechet import digit_features, feature_stats, FeatureStats, frechet, frechet_distance
+from boss_nb.flow.nets import UNet
+from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.states import States, teacher_states
+from boss_nb.train.straighten import straighten, StraightenCallback
+from boss_nb.flow.nets import teacher
 
 shape = (1,8,8)
 devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])

@@ -6,14 +6,20 @@ diffusers = pytest.importorskip('diffusers'); pytest.importorskip('transformers'
 from diffusers import FlowMatchEulerDiscreteScheduler as Euler, FlowMatchHeunDiscreteScheduler as Heun, StableDiffusion3Img2ImgPipeline
 from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
-import boss_nb.diffusers as bd
-from boss_nb.bellman import Schedule, calibrate
+import boss_nb.share.pipelines as bd
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import CountNFE, noise
-from boss_nb.models import load_state, save_state
-from boss_nb.diffusers import *
-from boss_nb.sampling import sample
-from boss_nb.schedules import uniform
-from boss_nb.straighten import add_lora, share_weights, straighten
+from boss_nb.files import load_state, save_state
+from boss_nb.share.pipelines import (
+    attention_layers, comfy_sigmas, default_schedule, heun_scheduler, lora_schedules,
+    pipeline_velocity, plain_scheduler, read_sigmas, save_pipeline_lora, scheduler_sigmas,
+    set_schedule, straighten_lora, terminal_schedule, tiny_embeds, tiny_flux, tiny_sana, tiny_sd3,
+    use_lora_schedule)
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.flow.nets import share_weights
+from boss_nb.train.straighten import add_lora, straighten
 warnings.filterwarnings('ignore', message='.*scikit|.*torch_dtype')
 
 def random_knots(seed, nfe, start=0., terminal=None):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest, torch
 import forks
 from boss_nb.core import noise
-from boss_nb.evaluate import evaluate
-from boss_nb.metrics import Extractor, FeatureStats, digit_stats
-from boss_nb.train import teacher
+from boss_nb.judge.evaluate import evaluate
+from boss_nb.judge.frechet import digit_stats, Extractor, FeatureStats
+from boss_nb.flow.nets import teacher
 
 script = str(Path(__file__).with_name('evaluate_script.py'))
 env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')

@@ -5,10 +5,12 @@ from unittest import mock
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from boss_nb import extractors as ex
+from boss_nb.judge import extractors as ex
 from boss_nb.core import noise
-from boss_nb.extractors import dinov2_features, efficientnet_features, extractor, fetch, inception_body, inception_features, inception_file, net_features, random_inception, read_weights, resize_images
-from boss_nb.metrics import Extractor, FeatureStats, feature_stats, features, frechet
+from boss_nb.judge.extractors import (
+    dinov2_features, efficientnet_features, extractor, fetch, inception_body, inception_features,
+    inception_file, net_features, random_inception, read_weights, resize_images)
+from boss_nb.judge.frechet import Extractor, feature_stats, features, FeatureStats, frechet
 
 tfi = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
 SIZES = [(32,32,299,299), (8,8,299,299), (1,9,40,30), (9,1,7,30), (299,299,299,299), (512,400,299,299), (37,61,20,90), (7,5,13,2), (256,257,224,224)]
@@ -393,7 +395,7 @@ def test_efficientnet_knows_what_is_on_photographs(lite, lite_state, picture, wo
     assert classes[int(p.argmax())] in words and sum(float(p[classes.index(o)]) for o in words) > .5
 
 def test_efficientnet_sees_digits_get_worse(lite):
-    from boss_nb.data import digits, halves
+    from boss_nb.flow.data import digits, halves
     e = efficientnet_features(size=64); a, b = (o[:150] for o in halves(digits()[0])); ref = feature_stats(a, e)
     noisy = lambda l: (b+noise(150, (1,8,8), 0, device='cpu')*l/127.5).clamp(-1,1)
     blurred = lambda k: F.avg_pool2d(F.pad(b, [k//2]*4, mode='replicate'), k, 1)

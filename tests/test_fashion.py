@@ -3,8 +3,8 @@ import json
 from pathlib import Path
 import numpy as np, pytest, torch
 import forks
-from boss_nb.data import fashion_mnist
-from boss_nb.models import load_net
+from boss_nb.flow.data import fashion_mnist
+from boss_nb.flow.nets import load_net
 
 root = Path(__file__).resolve().parent.parent
 try: fashion_mnist('test'); here = True
@@ -49,7 +49,7 @@ def test_the_benchmark_runs(tmp_path):
 @pytest.mark.parametrize('name', ['fashion-teacher', 'fashion-students', 'fashion-onestep'])
 def test_results_are_of_the_teacher_that_ships(name):
     "A new teacher needs new results"
-    from boss_nb.fashion import fashion_teacher
-    from boss_nb.models import fingerprint
+    from boss_nb.flow.latents import fashion_teacher
+    from boss_nb.files import fingerprint
     d = json.loads((root/'benchmarks'/'results'/f'{name}-cpu.json').read_text())
     assert d['teacher']['fingerprint']==fingerprint(fashion_teacher(device='cpu'))[:16]

@@ -3,22 +3,25 @@ import errno, hashlib, importlib, inspect, io, json, math, os, pickle, pkgutil, 
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-import boss_nb, boss_nb.train, boss_nb.checkpoint as ck, boss_nb.models as mo
-from boss_nb import cli
-from boss_nb.bellman import Calibration, Schedule, calibrate
-from boss_nb.checkpoint import Bundle, fingerprint, load_plan, load_student, save_plan, save_student
+import boss_nb, boss_nb.share.bundle as ck, boss_nb.flow.nets as mo
+from boss_nb.share import cli
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate, Calibration
+from boss_nb.files import fingerprint
+from boss_nb.share.bundle import Bundle, load_plan, load_student, save_plan, save_student
 from boss_nb.core import CountNFE, noise, price
-from boss_nb.data import fashion_mnist, image_folder
-from boss_nb.evaluate import evaluate, image_batches
-from boss_nb.bench import Bench, sweep
-from boss_nb.extractors import read_weights
-from boss_nb.fashion import train_fashion
-from boss_nb.flows import adapt, guided
-from boss_nb.metrics import FeatureStats, digit_stats, read_stats
-from boss_nb.models import MLP, UNet, architectures, build_net, load_net, load_state, save_net, save_state, state_digest
-from boss_nb.sampling import sample
-from boss_nb.schedules import uniform
-from boss_nb.straighten import Straightened, straighten
+from boss_nb.flow.data import fashion_mnist, image_folder
+from boss_nb.judge.evaluate import evaluate, image_batches
+from boss_nb.judge.measure import Bench, sweep
+from boss_nb.judge.extractors import read_weights
+from boss_nb.train.fashion import train_fashion
+from boss_nb.flow.velocity import adapt, guided
+from boss_nb.judge.frechet import digit_stats, FeatureStats, read_stats
+from boss_nb.files import load_state, save_state, state_digest
+from boss_nb.flow.nets import architectures, build_net, load_net, MLP, save_net, teacher, UNet
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.straighten import straighten, Straightened
 
 def same(a, b): return a.keys()==b.keys() and all(a[k].dtype==b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 def listing(d): return {str(f.relative_to(d)): f.read_bytes() for f in sorted(Path(d).rglob('*')) if f.is_file()}
@@ -83,7 +86,7 @@ def run_of(path):
 
 def evaluation_of(path, ask=evaluate, files=('evaluation.json','part-*.npz')):
     "An evaluation, or a table, of which one file is hostile"
-    d, net = path.parent/'evaluation', boss_nb.train.teacher()
+    d, net = path.parent/'evaluation', teacher()
     go = lambda: ask(net, 1, digit_stats(), n=4, folder=d, progress=False)
     for name in files:
         shutil.rmtree(d, ignore_errors=True); go(); shutil.copy(path, next(d.glob(name)))
@@ -95,14 +98,14 @@ def pictures_of(path):
     d = path.parent/'pictures'; d.mkdir(exist_ok=True); shutil.copy(path, d/'x.png')
     return [*image_batches(d)]
 
-loaders = {'models.load_net':load_net, 'loop.fit_method':run_of, 'models.load_state':load_state, 'checkpoint.load_plan':load_plan, 'checkpoint.load_student':lambda p: load_student(p, MLP(2)),
-           'bellman.Calibration.load':Calibration.load, 'bellman.Schedule.load':Schedule.load, 'metrics.FeatureStats.load':FeatureStats.load,
-           'metrics.read_stats':lambda p: read_stats(p, 'edm'), 'evaluate.evaluate':evaluation_of, 'extractors.read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'evaluate.image_batches':pictures_of, 'bench.Bench.load':Bench.load, 'bench.sweep':table_of,
-           'cli.load_model':lambda p: cli.load_model(str(p)), 'checkpoint.Bundle.from_pretrained':bundle_of, 'data.image_folder':picture, 'data.fashion_mnist':clothes, 'fashion.train_fashion':clothes_run}
+loaders = {'load_net':load_net, 'fit_method':run_of, 'load_state':load_state, 'load_plan':load_plan, 'load_student':lambda p: load_student(p, MLP(2)),
+           'Calibration.load':Calibration.load, 'Schedule.load':Schedule.load, 'FeatureStats.load':FeatureStats.load,
+           'read_stats':lambda p: read_stats(p, 'edm'), 'evaluate':evaluation_of, 'read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'image_batches':pictures_of, 'Bench.load':Bench.load, 'sweep':table_of,
+           'load_model':lambda p: cli.load_model(str(p)), 'Bundle.from_pretrained':bundle_of, 'image_folder':picture, 'fashion_mnist':clothes, 'train_fashion':clothes_run}
 scripts = [lambda p: cli.boss_plan(model=p), lambda p: cli.boss_straighten(plan=p, out=p+'.out'), lambda p: cli.boss_straighten(model=p, out=p+'.out'), lambda p: cli.boss_sample(student=p, out=p+'.png'),
            lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p), lambda p: cli.boss_evaluate(reference=p, convention='edm'), lambda p: cli.boss_evaluate(plan=p, nfe='2')]
 
-def rectified(): return pytest.importorskip('boss_nb.ncsnpp').load_rectified_flow
+def rectified(): return pytest.importorskip('boss_nb.flow.ncsnpp').load_rectified_flow
 
 def test_the_bombs_are_live(tmp_path):
     "Control: each payload goes off in a loader that allows it"
@@ -141,27 +144,27 @@ def test_no_pickle_is_run_by_rectified_flow(tmp_path, suffix):
 
 def public_readers():
     "Every public function and method that takes a path, but for those that write"
-    for m in pkgutil.iter_modules(boss_nb.__path__):
-        try: mod = importlib.import_module(f'boss_nb.{m.name}')
+    for m in pkgutil.walk_packages(boss_nb.__path__, 'boss_nb.'):
+        try: mod = importlib.import_module(m.name)
         except ImportError: continue          # an optional extra that is not installed
         for k in getattr(mod, '__all__', ()):
             o = getattr(mod, k); fs = {}
             if inspect.isfunction(o): fs = {k:o}
             elif inspect.isclass(o) and o.__module__==mod.__name__: fs = {f'{k}.{a}':getattr(o, a) for a in vars(o) if not a.startswith('_') and callable(getattr(o, a))}
             for n,f in fs.items():
-                if any(re.search('path|file|folder', a) for a in inspect.signature(f).parameters) and not re.search(r'(^|\.)(save|write)', n): yield f'{m.name}.{n}'
+                if any(re.search('path|file|folder', a) for a in inspect.signature(f).parameters) and not re.search(r'(^|\.)(save|write)', n): yield n
 
 def test_every_reader_is_among_them():
-    harmless = {'core.atomic_write', 'cli.check_writable', 'cli.tempfile_in', 'cli.demo_picture', 'models.check_keys', 'models.fill_net', 'models.steady', 'diffusers.comfy_sigmas', 'extractors.fetch', 'extractors.inception_body', 'data.image_files'}   # write, list, or take the path for a message
-    also = {'ncsnpp.load_rectified_flow', 'diffusers.lora_facts', 'diffusers.lora_schedules', 'diffusers.use_lora_schedule'}   # tested below
-    also |= {'states.States.open', 'states.store_states', 'straighten.straighten', 'generator.match_generator', 'cli.boss_straighten', 'cli.boss_evaluate'}   # in test_states.py; what reads for straighten and match_generator is fit_method, for boss_evaluate sweep
+    harmless = {'atomic_write', 'check_writable', 'tempfile_in', 'demo_picture', 'check_keys', 'fill_net', 'steady', 'comfy_sigmas', 'fetch', 'inception_body', 'image_files'}   # write, list, or take the path for a message
+    also = {'load_rectified_flow', 'lora_facts', 'lora_schedules', 'use_lora_schedule'}   # tested below
+    also |= {'States.open', 'store_states', 'straighten', 'match_generator', 'boss_straighten', 'boss_evaluate'}   # in test_states.py; what reads for straighten and match_generator is fit_method, for boss_evaluate sweep
     found = set(public_readers())
     assert not (left := found-set(loaders)-also-harmless), f'give these hostile files too: {left}'
-    assert set(loaders)-{'cli.load_model'} <= found
+    assert set(loaders)-{'load_model'} <= found
 
 @pytest.mark.parametrize('suffix', ['.safetensors','.json','.txt','.pt'])
 def test_no_pickle_is_run_by_diffusers_files(tmp_path, suffix):
-    dm = pytest.importorskip('boss_nb.diffusers')
+    dm = pytest.importorskip('boss_nb.share.pipelines')
     pipe = type('Pipe', (), dict(transformer=nn.Linear(1,1)))()
     for what,raw in payloads(canary := tmp_path/'canary'):
         (p := tmp_path/f'hostile{suffix}').write_bytes(raw); (tmp_path/'f').mkdir(exist_ok=True); (tmp_path/'f'/dm.lora_file).write_bytes(raw)
@@ -172,7 +175,7 @@ def test_no_pickle_is_run_by_diffusers_files(tmp_path, suffix):
         assert not canary.exists(), what
 
 def test_no_source_unpickles():
-    for f in Path(boss_nb.__file__).parent.glob('*.py'):
+    for f in Path(boss_nb.__file__).parent.rglob('*.py'):
         src = f.read_text()
         for call in re.findall(r'torch\.load\((?:[^()]|\([^()]*\))*\)', src): assert re.search(r'weights_only\s*=\s*True', call), f'{f.name}: {call}'
         assert src.count('torch.load(')==len(re.findall(r'torch\.load\((?:[^()]|\([^()]*\))*\)', src)), f.name
@@ -192,7 +195,7 @@ def test_version_is_written_and_any_is_read(tmp_path, net, monkeypatch):
 
 def test_files_without_version_and_checksum(tmp_path, net):
     from safetensors.torch import save_file
-    from boss_nb.train import weights_path
+    from boss_nb.flow.nets import weights_path
     save_file(net.state_dict(), tmp_path/'old.safetensors', {'boss_nb':json.dumps(dict(arch='MLP', config=net.config))})
     assert same(load_net(tmp_path/'old.safetensors').state_dict(), net.state_dict())
     assert 'version' not in load_state(weights_path('digits_unet'))[1] and load_net(weights_path('digits_unet')).config['width']==32
@@ -371,7 +374,7 @@ def test_card_is_a_hub_card(net):
 def test_without_huggingface_hub(tmp_path):
     code = f'''if 1:
         import sys; sys.modules['huggingface_hub'] = None
-        from boss_nb.checkpoint import *; from boss_nb.models import *; from boss_nb.schedules import uniform
+        from boss_nb.share.bundle import *; from boss_nb.files import *; from boss_nb.flow.nets import *; from boss_nb.sample.schedule import uniform
         b = Bundle(MLP(2), uniform(2)); b.save_pretrained({str(tmp_path/"b")!r}); print(Bundle.from_pretrained({str(tmp_path/"b")!r}))
         for f in (lambda: b.push_to_hub('a/b'), lambda: Bundle.from_pretrained('a/b')):
             try: f()
@@ -421,7 +424,7 @@ def test_a_real_write_error(tmp_path, net):
     "Not simulated: the system refuses files above 4 kB"
     p = save_net(tmp_path/'n.safetensors', net); Bundle(net, uniform(2)).save_pretrained(tmp_path/'b'); old = listing(tmp_path)
     code = f'''if 1:
-        import resource; from boss_nb.checkpoint import *; from boss_nb.models import *
+        import resource; from boss_nb.share.bundle import *; from boss_nb.files import *; from boss_nb.flow.nets import *
         net = MLP(2, 64); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         for f in (lambda: save_net({str(p)!r}, net), lambda: Bundle(net).save_pretrained({str(tmp_path/"b")!r})):
             try: f()
@@ -433,7 +436,7 @@ def test_a_real_write_error(tmp_path, net):
 def test_readers_and_a_writer_that_is_killed(tmp_path):
     "Another process rewrites a file and a folder all the time; what is read is always one of the two versions, whole"
     code = f'''if 1:
-        import torch; from boss_nb.checkpoint import *; from boss_nb.models import *; from boss_nb.schedules import uniform
+        import torch; from boss_nb.share.bundle import *; from boss_nb.files import *; from boss_nb.flow.nets import *; from boss_nb.sample.schedule import uniform
         nets = []
         for i in (0,1): torch.manual_seed(i); nets.append(MLP(2, 256))
         k = 0
@@ -476,16 +479,16 @@ def test_architecture_from_a_module_nobody_imported(tmp_path, monkeypatch):
 
 def test_ncsnpp_through_the_lazy_table(tmp_path):
     "Saved here, loaded by a process that never imported its module"
-    rf = pytest.importorskip('boss_nb.ncsnpp')
+    rf = pytest.importorskip('boss_nb.flow.ncsnpp')
     data = Path(__file__).parent/'data'; name = 'cifar_like'
     net = rf.load_rectified_flow(data/f'ncsnpp_{name}.pth', json.loads((data/'ncsnpp_configs.json').read_text())['small'][name], label='training')
     p = save_net(tmp_path/'n.safetensors', net); Bundle(net, uniform(2), shape=list(net.shape)).save_pretrained(tmp_path/'b')
-    code = f"from boss_nb.models import *; import sys; assert 'boss_nb.ncsnpp' not in sys.modules; n = load_net({str(p)!r}); print(type(n).__name__, state_digest(n.state_dict())); from boss_nb.checkpoint import Bundle; print(tuple(Bundle.from_pretrained({str(tmp_path/'b')!r}).sample(2).shape))"
+    code = f"from boss_nb.flow.nets import *; import sys; assert 'boss_nb.flow.ncsnpp' not in sys.modules; n = load_net({str(p)!r}); print(type(n).__name__, state_digest(n.state_dict())); from boss_nb.share.bundle import Bundle; print(tuple(Bundle.from_pretrained({str(tmp_path/'b')!r}).sample(2).shape))"
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert r.stdout.splitlines()==[f'NCSNpp {state_digest(net.state_dict())}', str((2, *net.shape))], r.stderr
 
 def test_models_import_is_light():
-    code = "import sys, boss_nb.models; print([m for m in ('huggingface_hub','peft','transformers','diffusers','fastai','boss_nb.ncsnpp','boss_nb.checkpoint') if m in sys.modules])"
+    code = "import sys, boss_nb.flow.nets; print([m for m in ('huggingface_hub','peft','transformers','diffusers','fastai','boss_nb.flow.ncsnpp','boss_nb.share.bundle') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
 
 # ---- edges
@@ -518,7 +521,7 @@ def test_bundle_counts_like_its_student():
     for o in (st, Bundle(st)): c = CountNFE(o); sample(c, noise(2,(1,4,4)), 2, y=y); assert c.nfe==4 and price(o)==2
 
 def test_shape_from_the_network(tmp_path):
-    rf = pytest.importorskip('boss_nb.ncsnpp'); data = Path(__file__).parent/'data'
+    rf = pytest.importorskip('boss_nb.flow.ncsnpp'); data = Path(__file__).parent/'data'
     net = rf.load_rectified_flow(data/'ncsnpp_256_like.pth', json.loads((data/'ncsnpp_configs.json').read_text())['small']['256_like'])
     b = Bundle(net); x = b.sample(2, nfe=2); assert tuple(x.shape)==(2,3,32,32) and 'bundle.sample(16, nfe=10)' in b.card()
     b.save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')

@@ -5,9 +5,10 @@ import pytest
 import torch
 import forks
 from boss_nb.core import noise
-from boss_nb.models import MLP, load_state, save_net
-from boss_nb.schedules import uniform
-from boss_nb.straighten import straighten
+from boss_nb.files import load_state
+from boss_nb.flow.nets import MLP, save_net
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.straighten import straighten
 
 script = str(Path(__file__).with_name('loop_script.py'))
 

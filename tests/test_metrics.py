@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from boss_nb.data import digits
-from boss_nb.metrics import FeatureStats, Score, as_table, check_same_features, digit_features, digit_stats, feature_stats, frechet, frechet_distance, read_stats, to_uint8
+from boss_nb.flow.data import digits
+from boss_nb.judge.frechet import (
+    as_table, check_same_features, digit_features, digit_stats, feature_stats, FeatureStats, frechet,
+    frechet_distance, read_stats, Score, to_uint8)
 
 def moments(d, n, seed, mean=0.):
     g = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 import json, subprocess, sys, textwrap
 from pathlib import Path
 import numpy as np, pytest, torch
-from boss_nb.ncsnpp import NCSNpp, load_rectified_flow, rf_config, rf_configs
+from boss_nb.flow.ncsnpp import load_rectified_flow, NCSNpp, rf_config, rf_configs
 
 data = Path(__file__).parent/'data'
 facts = json.loads((data/'ncsnpp_configs.json').read_text())
@@ -91,7 +91,7 @@ def test_half_precision_keeps_its_time():
     class Watch(torch.nn.Module):
         full_time = True
         def forward(self, x, t): seen.append((x.dtype, t.dtype, t[0].item())); return b(x, t)
-    from boss_nb.sampling import sample
+    from boss_nb.sample.solvers import sample
     sample(Watch(), x[:1].bfloat16(), 100)
     assert {o[:2] for o in seen}=={(torch.bfloat16, torch.float32)} and all(abs(o[2]-k/100) < 1e-6 for k,o in enumerate(seen))
 
@@ -106,9 +106,9 @@ def test_full_size_runs_and_calibrates_within_2_GB(name, shape):
     "In a process of its own, so that its peak memory is known"
     code = f'''
     import torch
-    from boss_nb.ncsnpp import NCSNpp
+    from boss_nb.flow.ncsnpp import NCSNpp
     from boss_nb.core import noise
-    from boss_nb.bellman import calibrate
+    from boss_nb.plan.costs import calibrate
     v = NCSNpp({name!r}).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     assert v.shape=={shape}
     cal = calibrate(v, noise(1, v.shape, device='cpu'), n_steps=2, progress=False)
@@ -121,11 +121,11 @@ def test_full_size_runs_and_calibrates_within_2_GB(name, shape):
 
 def test_straightened_and_kept(tmp_path):
     "A checkpoint's LoRA and full students survive their files"
-    from boss_nb.bellman import calibrate
-    from boss_nb.checkpoint import load_student, save_student
+    from boss_nb.plan.costs import calibrate
+    from boss_nb.share.bundle import load_student, save_student
     from boss_nb.core import noise
-    from boss_nb.sampling import sample
-    from boss_nb.straighten import straighten
+    from boss_nb.sample.solvers import sample
+    from boss_nb.train.straighten import straighten
     v = load_rectified_flow(data/'ncsnpp_256_like.pth', facts['small']['256_like'])
     plan, z = calibrate(v, noise(4, v.shape), n_steps=10, progress=False).schedule(2), noise(2, v.shape, start=50)
     for rank in (2, 0):

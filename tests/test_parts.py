@@ -2,17 +2,21 @@
 import errno, json, math, os
 import numpy as np, pytest, scipy.linalg, torch
 from torch import nn
-from boss_nb.bellman import Calibration, Schedule, calibrate
-from boss_nb.checkpoint import load_student, save_student
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.costs import calibrate, Calibration
+from boss_nb.share.bundle import load_student, save_student
 from boss_nb.core import noise, set_seed
-from boss_nb.data import GaussianMixture, flow_dls
-from boss_nb.metrics import FeatureStats, frechet_distance
-from boss_nb.models import MLP, UNet, load_net, save_net, save_state
-from boss_nb.sampling import sample, sample_adaptive, trajectory
-from boss_nb.schedules import best_schedule, candidates, endpoint_error, uniform
-from boss_nb.states import refine
-from boss_nb.straighten import add_lora, straighten
-from boss_nb.train import teacher, train_flow
+from boss_nb.flow.data import flow_dls, GaussianMixture
+from boss_nb.judge.frechet import FeatureStats, frechet_distance
+from boss_nb.files import save_state
+from boss_nb.flow.nets import load_net, MLP, save_net, UNet
+from boss_nb.sample.solvers import sample, sample_adaptive, trajectory
+from boss_nb.sample.schedule import uniform
+from boss_nb.plan.choose import best_schedule, candidates, endpoint_error
+from boss_nb.train.states import refine
+from boss_nb.train.straighten import add_lora, straighten
+from boss_nb.flow.nets import teacher
+from boss_nb.train.basics import train_flow
 
 smooth = GaussianMixture(torch.tensor([[-1.,0],[1.,1.],[.5,-1]], dtype=torch.float64), std=.5)
 
@@ -38,7 +42,7 @@ def test_frechet_against_scipy():
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     f = tmp_path/'net.safetensors'
     save_net(f, MLP(2)); old = f.read_bytes()
-    import boss_nb.models as m
+    import boss_nb.flow.nets as m
     def full(tensors, path, metadata=None): path.write_bytes(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(m, 'save_file', full)
     with pytest.raises(OSError, match='No space'): save_net(f, MLP(3))

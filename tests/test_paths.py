@@ -3,10 +3,12 @@ import itertools, math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from boss_nb.bellman import calibrate, jump_costs, path_tables, read_path, shortest_path, Schedule
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.paths import path_tables, read_path, shortest_path
+from boss_nb.plan.costs import calibrate, jump_costs
 from boss_nb.core import noise
-from boss_nb.data import GaussianMixture
-from boss_nb.sampling import as_knots
+from boss_nb.flow.data import GaussianMixture
+from boss_nb.sample.schedule import as_knots
 
 def brute(c, k, start=0):
     n = len(c)-1

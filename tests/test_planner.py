@@ -4,13 +4,18 @@ from pathlib import Path
 import numpy as np, pytest, torch
 import forks
 from hypothesis import given, settings, strategies as st
-from boss_nb.bellman import Calibration, Schedule, calibrate, gram_each, jump_costs, path_tables, shortest_path
+from boss_nb.sample.schedule import Schedule
+from boss_nb.plan.paths import path_tables, shortest_path
+from boss_nb.plan.costs import calibrate, Calibration, gram_each, jump_costs
 from boss_nb.core import CountNFE, noise, run_batches
-from boss_nb.data import GaussianMixture, image_mixture, moons, ring
-from boss_nb.flows import guided
-from boss_nb.multistep import fit_coefs, pair_costs, pair_path, pair_tables, refine_schedule
-from boss_nb.sampling import ab2_coefs, as_knots, sample
-from boss_nb.schedules import accept_refined, best_schedule, compare_schedules, endpoint_error, make_schedule, planners, rivals, uniform
+from boss_nb.flow.data import GaussianMixture, image_mixture, moons, ring
+from boss_nb.flow.velocity import guided
+from boss_nb.plan.multistep import fit_coefs, pair_costs, pair_path, pair_tables, refine_schedule
+from boss_nb.sample.schedule import as_knots
+from boss_nb.sample.solvers import ab2_coefs, sample
+from boss_nb.sample.schedule import rivals, uniform
+from boss_nb.plan.choose import accept_refined, best_schedule, endpoint_error
+from boss_nb.plan.published import compare_schedules, make_schedule, planners
 
 gm = moons(dtype=torch.float64)
 z = noise(40, (2,), dtype=torch.float64)
@@ -51,8 +56,8 @@ def test_paths_are_the_papers_on_every_budget_and_start():
 worker = textwrap.dedent('''
     import sys, torch, torch.distributed as dist
     from boss_nb.core import *
-    from boss_nb.bellman import *
-    from boss_nb.data import moons
+    from boss_nb.plan.costs import *
+    from boss_nb.flow.data import moons
     dist.init_process_group('gloo')
     gm, n = moons(dtype=torch.float64), int(sys.argv[2])
     y = torch.arange(n, dtype=torch.float64)/n
@@ -100,7 +105,7 @@ def test_accelerations_are_chunked(monkeypatch):
     def v(x, t): sizes.append(len(x)); return -x
     calibrate(v, noise(1, (3,256,256)).expand(6,-1,-1,-1), 100, progress=False)         # 78 MB of accelerations a sample
     assert max(sizes)==6
-    import boss_nb.bellman as b
+    import boss_nb.plan.costs as b
     monkeypatch.setattr(b, 'sample_bytes', lambda *a: 2**29); sizes.clear()
     calibrate(v, noise(6, (2,)), 10, progress=False); assert max(sizes)==2
 
@@ -149,7 +154,7 @@ def test_plan_files_survive_a_full_disk_and_know_their_model(tmp_path, monkeypat
     for o in ('boss','weighted','ab2','multistep'): assert back.schedule(4, o)==cal.schedule(4, o)
     for bad in (lambda x,t: 1.5*gm(x,t), moons(std=.3, dtype=torch.float64)):
         with pytest.raises(ValueError, match='not the velocity that was calibrated'): Calibration.load(f, v=bad)
-    import boss_nb.models as m
+    import boss_nb.flow.nets as m
     def full(tensors, path, metadata=None): path.write_bytes(b'half'); raise OSError(28, 'No space left on device')
     monkeypatch.setattr(m, 'save_file', full)
     with pytest.raises(OSError, match='No space'): cal.save(f)

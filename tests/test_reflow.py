@@ -5,12 +5,15 @@ import pytest, torch
 from fastai.callback.core import Callback
 from hypothesis import given, settings, strategies as st
 from boss_nb.core import noise, seeded
-from boss_nb.data import GaussianMixture
-from boss_nb.loop import Perceptual, fit_method
-from boss_nb.models import MLP, UNet, buffer_names, fill_net, load_state, save_state
-from boss_nb.reflow import *
-from boss_nb.sampling import sample
-from boss_nb.states import States
+from boss_nb.flow.data import GaussianMixture
+from boss_nb.train.loop import fit_method, Perceptual
+from boss_nb.files import buffer_names, load_state, save_state
+from boss_nb.flow.nets import fill_net, MLP, UNet
+from boss_nb.train.reflow import (
+    AnnealingReflow, FlowGuided, Jump, KDistil, MeanFlow, OnKnots, RectifiedDiffusion, Reflow, RFpp,
+    SplitMeanFlow, u_shaped, vp_time)
+from boss_nb.sample.solvers import sample
+from boss_nb.train.states import States
 
 m, s = torch.tensor([1.,-.5]), .3
 curved, z = GaussianMixture(m[None], s), noise(600, (2,))

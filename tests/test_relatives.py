@@ -3,8 +3,9 @@ import json, math, warnings
 import numpy as np
 import pytest, torch
 from scipy.stats import wasserstein_distance
-from boss_nb.metrics import FeatureStats, frechet_distance
-from boss_nb.relatives import density_coverage, frechet_infinity, kid, precision_recall, relatives, sliced_wasserstein
+from boss_nb.judge.frechet import FeatureStats, frechet_distance
+from boss_nb.judge.distances import (
+    density_coverage, frechet_infinity, kid, precision_recall, relatives, sliced_wasserstein)
 
 def draw(n, d, seed=0, shift=0., scale=1., dtype=torch.float64):
     x = scale*torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)+shift/math.sqrt(d)
@@ -230,7 +231,7 @@ def test_memory_does_not_grow_with_pairs():
     import os, subprocess, sys
     if not os.path.exists('/proc/self/status'): pytest.skip('memory is read from /proc')
     code = '''if True:
-        import torch; from boss_nb.relatives import *; torch.set_num_threads(1)
+        import torch; from boss_nb.judge.distances import *; torch.set_num_threads(1)
         small, (a, b) = torch.randn(100,4), torch.randn(2,6000,4); g = lambda x: relatives(x[0], x[1], chunk=400, n_projections=64)
         peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])   # of this process alone; ru_maxrss has the parent's in it
         g((small, small+1)); before = peak(); g((a,b)); print(peak()-before)'''

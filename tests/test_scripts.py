@@ -4,14 +4,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 import forks
 from safetensors.torch import save_file
-from boss_nb import cli
-from boss_nb.bellman import Schedule
-from boss_nb.checkpoint import Bundle, save_plan
+from boss_nb.share import cli
+from boss_nb.sample.schedule import Schedule
+from boss_nb.share.bundle import Bundle, save_plan
 from boss_nb.core import noise
-from boss_nb.models import MLP, UNet, architectures, load_state, save_net
-from boss_nb.sampling import sample
-from boss_nb.schedules import uniform
-from boss_nb.straighten import straighten
+from boss_nb.files import load_state
+from boss_nb.flow.nets import architectures, MLP, save_net, UNet
+from boss_nb.sample.solvers import sample
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.straighten import straighten
 
 scripts = ('boss_demo','boss_plan','boss_straighten','boss_sample','boss_fid','boss_evaluate')
 

@@ -202,7 +202,7 @@ def test_narrow(new_page, url, site):
 def test_contents_are_whole(new_page, url):
     "On a laptop: names of methods are longer than the column, and are not cut where they differ"
     p = new_page(viewport=dict(width=1200, height=800))
-    for f in ('generator.html', 'explore.html'):
+    for f in ('train.generator.html', 'share.widgets.html'):
         p.goto(url+f, wait_until='load')
         all_, cut = p.evaluate("() => { const a = [...document.querySelectorAll('#TOC a')]; return [a.length, a.filter(e => e.scrollWidth > e.clientWidth+1).map(e => e.textContent)] }")
         assert all_ > 20 and not cut, (f, cut)
@@ -213,7 +213,7 @@ def written(site):
 
 def public():
     "Every public name, as `(module, name, object)`"
-    mods = sorted(p.stem for p in (root/'boss_nb').glob('*.py') if '__all__ = ' in p.read_text())
+    mods = sorted('.'.join(p.relative_to(root/'boss_nb').with_suffix('').parts) for p in (root/'boss_nb').rglob('*.py') if '__all__ = ' in p.read_text())
     assert len(mods) > 20
     return [(m, n, getattr(importlib.import_module(f'boss_nb.{m}'), n)) for m in mods for n in importlib.import_module(f'boss_nb.{m}').__all__]
 

@@ -3,17 +3,18 @@ import errno, io, json, math, multiprocessing, os, pickle, signal, time
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from boss_nb.bellman import Schedule
-from boss_nb.checkpoint import fingerprint as from_checkpoint
+from boss_nb.sample.schedule import Schedule
+from boss_nb.files import fingerprint as from_checkpoint
 from boss_nb.core import CountNFE, noise, seeded
-from boss_nb.models import MLP, fingerprint
-from boss_nb.schedules import uniform
-from boss_nb.states import States, store_states, teacher_states
-from boss_nb.straighten import Straightened, add_lora
+from boss_nb.files import fingerprint
+from boss_nb.flow.nets import MLP
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.states import States, store_states, teacher_states
+from boss_nb.train.straighten import add_lora, Straightened
 resource = pytest.importorskip('resource')   # not on Windows
 
 # the processes below are forked from one that has imported all this: a teacher of three coordinates that takes its time, 40 trajectories in batches of 4
-mp = multiprocessing.get_context('forkserver'); mp.set_forkserver_preload(['pytest','boss_nb.states','boss_nb.straighten','boss_nb.checkpoint','boss_nb.schedules'])
+mp = multiprocessing.get_context('forkserver'); mp.set_forkserver_preload(['pytest','boss_nb.train.states','boss_nb.train.straighten','boss_nb.share.bundle','boss_nb.plan.choose'])
 ROW = 7*3*4
 class Slow(nn.Module):
     def __init__(self, f, pause): super().__init__(); self.f, self.pause = f, pause

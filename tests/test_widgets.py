@@ -1,4 +1,4 @@
-"The widgets of boss_nb.explore where they live: a real JupyterLab in headless Chromium, with a hand on the sliders"
+"The widgets of boss_nb.share.widgets where they live: a real JupyterLab in headless Chromium, with a hand on the sliders"
 import base64, importlib.util, json, os, re, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
@@ -12,12 +12,12 @@ patience = 120                                 # seconds for anything on a slow 
 
 imports = '''import torch, warnings; warnings.simplefilter('ignore', FutureWarning); torch.set_num_threads(1)
 from boss_nb.core import *
-from boss_nb.data import moons
-from boss_nb.bellman import calibrate
-from boss_nb.models import MLP
-from boss_nb.schedules import uniform
-from boss_nb.straighten import straighten
-from boss_nb.explore import *'''
+from boss_nb.flow.data import moons
+from boss_nb.plan.costs import calibrate
+from boss_nb.flow.nets import MLP
+from boss_nb.sample.schedule import uniform
+from boss_nb.train.straighten import straighten
+from boss_nb.share.widgets import *'''
 explorer = "PlanExplorer(calibrate(moons(), noise(32, (2,)), 20, progress=False), noise(50, (2,)), nfes=range(1,7))"
 viewer   = "TrajectoryViewer(moons(), noise(6, (2,)), [2, 3], n_steps=12)"
 monitor  = "s = straighten(MLP(2, 16), uniform(3), noise(100, (2,)), n_iter=600, bs=32, n_steps=9, progress=False, cbs=TrainingMonitor(.1))"

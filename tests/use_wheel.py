@@ -9,11 +9,11 @@ assert root not in Path(boss_nb.__file__).resolve().parents, boss_nb.__file__
 import torch
 from torch import nn
 from boss_nb.core import noise
-from boss_nb.bellman import calibrate
-from boss_nb.sampling import sample
-from boss_nb.schedules import endpoint_error
+from boss_nb.plan.costs import calibrate
+from boss_nb.sample.solvers import sample
+from boss_nb.plan.choose import endpoint_error
 print('  '.join(f'{o} {version(o)}' for o in ('torch','torchvision','fastai','fastcore','peft','safetensors','scikit-learn')))
-from boss_nb.straighten import straighten
+from boss_nb.train.straighten import straighten
 
 class Mine(nn.Module):
     "A curved velocity a newcomer might bring: dx/dt turns with time"
@@ -40,21 +40,21 @@ names = {str(f) for f in files('boss_nb')}
 for n in ('boss_nb/weights/digits_stats.npz','boss_nb/weights/digits_unet.safetensors','boss_nb/weights/digits_classifier.safetensors','boss_nb/py.typed'): assert n in names, n
 assert any('LICENSE' in n for n in names)
 assert 'diffusers' in metadata('boss_nb').get_all('Provides-Extra')
-import boss_nb.diffusers                                                  # without the extra: it imports, and a call says what to do
+import boss_nb.share.pipelines                                                  # without the extra: it imports, and a call says what to do
 assert 'diffusers' not in sys.modules
-try: boss_nb.diffusers.tiny_sd3()
+try: boss_nb.share.pipelines.tiny_sd3()
 except ImportError as e: assert 'pip install boss_nb[diffusers]' in str(e), e
 else: raise AssertionError('diffusers was there without the extra')
-from boss_nb.evaluate import evaluate
-from boss_nb.metrics import digit_stats
-from boss_nb.train import teacher
+from boss_nb.judge.evaluate import evaluate
+from boss_nb.judge.frechet import digit_stats
+from boss_nb.flow.nets import teacher
 fd = {k: evaluate(teacher(), k, digit_stats(), n=200, progress=False) for k in (2,8)}   # the reference is in the wheel
 assert fd[8].value < fd[2].value and fd[8].name=='FD-200' and fd[8].protocol['nfe']==8, fd
-from boss_nb.extractors import inception_features
+from boss_nb.judge.extractors import inception_features
 try: inception_features('random')
 except ImportError as e: assert 'pip install boss_nb[fid]' in str(e), e
 else: raise AssertionError('torch-fidelity was there without the extra')
-from boss_nb.checkpoint import Bundle
+from boss_nb.share.bundle import Bundle
 Bundle(student, base=None).save_pretrained('bundle')
 assert endpoint_error(Bundle.from_pretrained('bundle', base=net), z, plan, end)==endpoint_error(student, z, plan, end)
 print(f'wheel works: endpoint error {before:.3g} → {after:.3g}, demo --quick {demo["seconds"]:.0f} s')

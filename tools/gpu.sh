@@ -92,7 +92,7 @@ print_commands() {
     printf '\nGive these to the device tool, one after the other:\n'
     printf '\n1. carry: .gpu/wheels\n   timeout_s: 300\n   command: %s\n' "$(command_of abc 4)"
     printf '\n2. carry: .gpu/wheels .gpu/data\n   timeout_s: 540\n   command: %s\n' "$(command_of de 8)"
-    printf '\nThen: cp FILES_AT/gpu-*.json benchmarks/results/ && python tools/refresh.py nbs/21_results.ipynb\n'
+    printf '\nThen: cp FILES_AT/gpu-*.json benchmarks/results/ && python tools/refresh.py nbs/73_results.benchmarks.ipynb\n'
     printf 'To keep the pixel teacher, from which the next run goes on: cp FILES_AT/fashion_pixels.safetensors boss_nb/weights/\n'
 }
 

@@ -8,13 +8,13 @@ sys.path.insert(0, str(root))
 def make(what, a):
     "Train one network, or go on with it, and write it as float16"
     import torch
-    from boss_nb.fashion import train_fashion
-    from boss_nb.models import load_net, n_params, save_net
+    from boss_nb.train.fashion import train_fashion
+    from boss_nb.flow.nets import load_net, n_params, save_net
     ae = a.out/'fashion_autoencoder.safetensors'
     changes = dict(n_iter=12, bs=16) if a.quick else {}
     began, small = time.time(), None
     if a.quick:
-        from boss_nb.data import fashion_mnist
+        from boss_nb.flow.data import fashion_mnist
         small = tuple(o[:400] for o in fashion_mnist('train'))
     net = train_fashion(what, a.runs/what, a.minutes, load_net(a.start) if a.start else None,
         load_net(ae, a.device) if what=='latents' and ae.is_file() else None, small, a.device, a.seed, save_every=a.save_every, **changes)

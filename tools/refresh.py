@@ -1,4 +1,4 @@
-"Execute notebooks top to bottom and store their outputs: `python tools/refresh.py [--flags slow] [nbs/07_bellman.ipynb ...]`"
+"Execute notebooks top to bottom and store their outputs: `python tools/refresh.py [--flags slow] [nbs/31_plan.costs.ipynb ...]`"
 import argparse, os, sys, time
 from pathlib import Path
 

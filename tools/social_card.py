@@ -11,9 +11,9 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
-from boss_nb.bellman import calibrate
+from boss_nb.plan.costs import calibrate
 from boss_nb.core import noise
-from boss_nb.train import teacher
+from boss_nb.flow.nets import teacher
 
 BLUE, PALE, WHITE = '#163f70', '#9cc4f0', '#ffffff'
 
