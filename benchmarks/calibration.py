@@ -6,7 +6,7 @@ from boss_nb.core import noise
 from boss_nb.flow.nets import UNet
 from boss_nb.sample.schedule import as_knots
 from boss_nb.sample.solvers import sample
-from boss_nb.flow.nets import teacher
+from boss_nb.flow.nets import digits_teacher
 
 def overhead(v, z, a, reps):
     "Calibration over sampling the same noise in the same steps; and planning every budget to 20"
@@ -40,7 +40,7 @@ def pairs(a, reps):
     return dict(setting=f'N={N}, n={n}, D={D}, float32 trajectories in memory', loop_over_ours=ratio(loop, ours, a.device, reps), largest_difference=off)
 
 a = arguments(__doc__); start = time.time(); gpu = a.device.type=='cuda'
-rows = dict(digits=overhead(teacher().to(a.device), noise(10 if a.quick else 100, (1,8,8), device=a.device), a, 2 if a.quick else 7))
+rows = dict(digits=overhead(digits_teacher().to(a.device), noise(10 if a.quick else 100, (1,8,8), device=a.device), a, 2 if a.quick else 7))
 if gpu: rows['U-Net, 32x32'] = overhead(UNet(3, 128).to(a.device).eval().requires_grad_(False), noise(64, (3,32,32), device=a.device), a, 3)
 for k,r in rows.items(): print(f"{k}: calibration over bare evaluations {r['ratio']['median']:.3f}, with probes {r['ratio_with_probes']['median']:.3f}; plans for every budget in {r['all_budgets_ms']:.1f} ms")
 p = pairs(a, 2 if a.quick else 5); print(f"loop over pairs: {p['loop_over_ours']['median']:.1f} times as long")

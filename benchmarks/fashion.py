@@ -50,7 +50,7 @@ class Harness:
         "Sample, decode, measure, keep the first forty pictures"
         n, s = n or len(self.z), time.time()
         count = CountNFE(v)
-        end = sample(count, self.z[:n], schedule, solver, 256, y=self.y[:n])
+        end = sample(count, self.z[:n], schedule, solver, dict(y=self.y[:n]), 256)
         x = self.images(end)
         r = dict(label=label, nfe=count.samples//n, n=n, **self.judge(x, judges or self.judges), **facts, seconds=round(time.time()-s, 1))
         self.rows.append(r); print(r, flush=True)
@@ -86,7 +86,7 @@ def fresh(h, a):
     "A function that draws noise of its own and labels of all classes"
     return lambda n, start: (noise(n, h.shape, start=start, device=a.device), class_labels(n, device=a.device))
 
-def training(a, y): return dict(solver='ab2', n_steps=16, n_iter=a.iterations, progress=False, y=y, valid=min(256, len(y)//4), fit=dict(amp=None if a.quick else 'bf16'))
+def training(a, y): return dict(solver='ab2', teacher_steps=16, n_iter=a.iterations, progress=False, cond=dict(y=y), valid=min(256, len(y)//4), amp=None if a.quick else 'bf16')
 
 def students_part(h, a):
     "Equal steps, plans and a straightened network, with the teacher's pictures beside them"
@@ -110,7 +110,7 @@ def onestep_part(h, a):
     h.row('straightened, 1', first, 1, made_s=round(time.time()-began))
     began = time.time()
     one = match_generator(h.v, h.shape, init=first, n_iter=a.matching, bs=16 if a.quick else 96, lr=3e-5, cond=dict(y=torch.arange(10)), progress=False,
-        how=dict(online_warmup=2) if a.quick else None, fit=dict(valid=16) if a.quick else None)
+        **(dict(online_warmup=2, valid=16) if a.quick else {}))
     h.row('flow generator matching, 1', one, 1, made_s=round(time.time()-began))
     return {k: getattr(a, k) for k in ('trajectories','iterations','matching')}
 

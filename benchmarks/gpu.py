@@ -278,7 +278,7 @@ def shipped(a):
 
 def teacher(a, left):
     "Train the repository's pixel teacher on, or one from nothing; weights are written beside the result"
-    from boss_nb.train.fashion import train_fashion
+    from boss_nb.train.package import train_fashion
     data, begun = fashion_data(a, 'train'), shipped(a)
     reserve = 0 if 'e' not in a.stages else 10 if a.quick else 200      # seconds for the students
     kw = dict(minutes=max(.2, (left()-reserve-20)/60))
@@ -370,10 +370,10 @@ def trained_for(a, v, s, seconds):
     "The teacher straightened for a schedule in some seconds, and facts about it"
     n, N = (8, 4) if a.quick else (6000, 16)
     z, y, t = noise(n, (1,28,28), start=10**6, device=a.device), labels(a, n), refine([s], N)
-    x = teacher_states(v, z, knot_union([s], t), t, 'ab2', 1000, False, y=y)
+    x = teacher_states(v, z, knot_union([s], t), t, 'ab2', 1000, False, dict(y=y))
     bs, amp = (4, None) if a.quick else (256, 'bf16')
-    states = States.of(x, s.knots, y=y.cpu())
-    kw = dict(states=states, bs=bs, valid=min(256, n//2), fit=dict(amp=amp), progress=False)
+    states = States.of(x, s.knots, dict(y=y.cpu()))
+    kw = dict(states=states, bs=bs, valid=min(256, n//2), amp=amp, progress=False)
     def train(k): return straighten(v, s, z[:2], n_iter=k, **kw)
     student = train(2 if a.quick else many(seconds, train, 20))
     return student, dict(batch=bs, amp=amp, n_iter=student.meta['n_iter'], trajectories=n)
@@ -388,7 +388,7 @@ def one_step(a, left):
     "A generator of one step by flow generator matching, from a student that was straightened for it"
     v, bs, amp = current_teacher(a), *((4, None) if a.quick else (192, 'bf16'))
     first, start = trained_for(a, v, uniform(1), min(20, left()/5))
-    kw = dict(init=first, cond=dict(y=torch.arange(10)), bs=bs, lr=3e-5, fit=dict(amp=amp, valid=bs), progress=False)
+    kw = dict(init=first, cond=dict(y=torch.arange(10)), bs=bs, lr=3e-5, amp=amp, valid=bs, progress=False)
     if a.quick: kw['how'] = dict(online_warmup=1)
     def train(k): return match_generator(v, (1,28,28), n_iter=k, **kw)
     student = train(2 if a.quick else many(min(90, left()-40), train, 20))

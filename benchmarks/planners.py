@@ -9,7 +9,7 @@ from boss_nb.sample.schedule import as_knots
 from boss_nb.sample.solvers import sample
 from boss_nb.sample.schedule import uniform
 from boss_nb.plan.published import make_schedule
-from boss_nb.flow.nets import teacher
+from boss_nb.flow.nets import digits_teacher
 
 def ways(k, quick=False):
     yield 'equal steps', lambda c: uniform(k)
@@ -33,7 +33,7 @@ def compare(v, shape, a, ks, n):
     return dict(n=n, calibration_s=spent, calibration_evaluations=count.nfe, rows=rows)
 
 a = arguments(__doc__, n=(1000, 'noises that judge'), budgets=('4,6,8', 'numbers of steps')); start = time.time(); ks, n = ((3,), 32) if a.quick else (list(map(int, a.budgets.split(','))), a.n)
-flows = {'digits': compare(teacher().to(a.device), (1,8,8), a, ks, n)}
+flows = {'digits': compare(digits_teacher().to(a.device), (1,8,8), a, ks, n)}
 if not a.quick: flows['exact mixture, D=512'] = compare(image_mixture(0), (512,), a, ks, n) if a.device.type=='cpu' else None
 flows = {k:o for k,o in flows.items() if o}
 for f,d in flows.items():

@@ -13,12 +13,12 @@ from boss_nb.sample.schedule import uniform
 from boss_nb.plan.choose import best_schedule
 from boss_nb.train.states import knot_union, refine, States, teacher_states
 from boss_nb.train.straighten import straighten
-from boss_nb.flow.nets import teacher
+from boss_nb.flow.nets import digits_teacher
 
 a = arguments(__doc__, nfe=(4, 'number of steps'), iterations=(300, 'training steps'), seeds=(2, 'seeds'), trajectories=(5000, 'teacher trajectories per seed'), n=(1797, 'noises that judge'))
 start, dev, k = time.time(), a.device, a.nfe
 if a.quick: a.iterations, a.seeds, a.trajectories, a.n = 3, 1, 80, 64
-v, feat, (real, _) = teacher().to(dev), digit_features(), digits()
+v, feat, (real, _) = digits_teacher().to(dev), digit_features(), digits()
 cal = calibrate(v, noise(20 if a.quick else 100, (1,8,8), device=dev), n_steps=20 if a.quick else 100, probe=7, progress=False)
 zc = noise(32 if a.quick else 128, (1,8,8), start=30_000, device=dev)
 plans = dict(uniform=uniform(k), boss=cal.schedule(k), best=best_schedule(v, zc, k, cal, 'euler'))

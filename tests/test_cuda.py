@@ -19,7 +19,7 @@ from boss_nb.sample.solvers import sample
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.states import States, teacher_states
 from boss_nb.train.straighten import straighten, StraightenCallback
-from boss_nb.flow.nets import teacher
+from boss_nb.flow.nets import digits_teacher
 
 shape = (1,8,8)
 devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
@@ -74,8 +74,8 @@ def test_same_plan(device, exact):
     "Costs agree to 1e-3 in float32 and to 5% with TF32; plans from the device cost as much as the CPU's"
     n, N = few(device, (8, 20), (64, 100))
     z = noise(n, shape, device='cpu')
-    want = calibrate(teacher('cpu'), z, N, progress=False)
-    with tf32(not exact, not exact): got = calibrate(teacher(device), z.to(device), N, progress=False)
+    want = calibrate(digits_teacher('cpu'), z, N, progress=False)
+    with tf32(not exact, not exact): got = calibrate(digits_teacher(device), z.to(device), N, progress=False)
     up = torch.ones(N+1, N+1).triu(2).bool()
     off = ((got.cost-want.cost)[up].abs()/want.cost[up]).max().item()
     assert off < (1e-3 if exact else .05), off
@@ -89,7 +89,7 @@ def test_same_best_plan(device):
     n = few(device, 4, 32)
     z, zt = noise(n, shape, device='cpu'), noise(n, shape, start=10**6, device='cpu')
     def error(dev):
-        v = teacher(dev)
+        v = digits_teacher(dev)
         s = calibrate(v, z.to(dev), 12, progress=False).schedule(3, 'best', n=n)
         return (sample(v, zt.to(dev), s)-sample(v, zt.to(dev), 12)).pow(2).mean().item()
     with tf32(False, False): assert error(device) < 1.2*error('cpu')
@@ -105,14 +105,14 @@ solvers = dict(euler=uniform(8), heun=uniform(4), ab2=uniform(8), multistep=thre
 def test_same_samples(device, solver):
     "Images in [-1,1] differ by less than 1e-3 in float32 and 2e-2 with TF32"
     z, s = noise(few(device, 4, 64), shape, device='cpu'), solvers[solver]
-    want = sample(teacher('cpu'), z, s, solver)
+    want = sample(digits_teacher('cpu'), z, s, solver)
     for exact in (True, False):
-        with tf32(not exact, not exact): got = sample(teacher(device), z.to(device), s, solver)
+        with tf32(not exact, not exact): got = sample(digits_teacher(device), z.to(device), s, solver)
         assert got.device.type==device and relative(got, want) < (1e-3 if exact else 2e-2)
 
 @devices
 def test_noise_does_not_depend_on_the_device(device):
-    assert torch.equal(noise(5, shape, 3, device=device).cpu(), noise(5, shape, 3, device='cpu'))
+    assert torch.equal(noise(5, shape, seed=3, device=device).cpu(), noise(5, shape, seed=3, device='cpu'))
 
 @devices
 @pytest.mark.parametrize('name', ['cifar10','celeba_hq'])
@@ -132,7 +132,7 @@ def test_same_ncsnpp(device, name):
 @devices
 def test_bf16(device):
     "With autocast to bfloat16 the distance moves by less than a tenth, and says so in its protocol"
-    v, z = teacher(device), dict(n=few(device, 100, 1024), progress=False, images=0)
+    v, z = digits_teacher(device), dict(n=few(device, 100, 1024), progress=False, images=0)
     ref = feature_stats(digits()[0], digit_features(device))
     a, b = (evaluate(v, 4, ref, amp=o, **z) for o in (None, 'bf16'))
     assert b.value==pytest.approx(a.value, rel=.1) and b.protocol['amp']=='bf16'
@@ -143,8 +143,8 @@ def test_bf16(device):
 def test_half_precision_networks(device, dtype):
     "Networks in half precision keep their state in float32: eight steps stay within 5% of float32"
     z, half = noise(4, shape, device='cpu'), getattr(torch, dtype)
-    want = sample(teacher('cpu'), z, 8)
-    got = sample(teacher(device).to(half), z.to(device, half), 8)
+    want = sample(digits_teacher('cpu'), z, 8)
+    got = sample(digits_teacher(device).to(half), z.to(device, half), 8)
     assert got.dtype==half and ((got.cpu().float()-want).norm()/want.norm()).item() < .05
 
 @devices
@@ -153,7 +153,7 @@ def test_evaluate_depends_neither_on_the_batch_nor_on_tf32(device):
     with tf32(False, False): ref = feature_stats(digits()[0], digit_features(device))
     got, kw = {}, dict(n=few(device, 40, 256), progress=False, images=0)
     for allowed,b in itertools.product((False, True), (1, 7, 256)):
-        with tf32(allowed, allowed): score = evaluate(teacher(device), 4, ref, batch_size=b, **kw)
+        with tf32(allowed, allowed): score = evaluate(digits_teacher(device), 4, ref, batch_size=b, **kw)
         got[f'TF32 {allowed}, batch {b}'] = score.value
     assert max(got.values())-min(got.values()) < .01, got
 
@@ -219,7 +219,7 @@ class Stop(Callback):
     order = 99
     def __init__(self, at): self.at = at
     def after_batch(self):
-        if self.course.step==self.at: raise RuntimeError('stopped here')
+        if self.train_state.step==self.at: raise RuntimeError('stopped here')
 
 @devices
 @pytest.mark.parametrize('amp', [None, 'bf16'])
@@ -232,7 +232,7 @@ def test_resumed_to_the_bit(tmp_path, device, amp):
         student, method = copy.deepcopy(net).requires_grad_(True), StraightenCallback(uniform(2), x)
         kw = dict(amp=amp, valid=16, save_every=3, folder=folder, cbs=cbs, progress=False)
         learn = fit_method(student, method, 12, 16, 1e-3, **kw)
-        return [p.detach().cpu() for p in student.parameters()], torch.stack(learn.curve.losses).cpu()
+        return [p.detach().cpu() for p in student.parameters()], torch.stack(learn.loss_recorder.losses).cpu()
     with repeatable():
         want, losses = go()
         with pytest.raises(RuntimeError, match='stopped here'): go(tmp_path/'run', Stop(7))
@@ -240,13 +240,13 @@ def test_resumed_to_the_bit(tmp_path, device, amp):
     assert all(map(torch.equal, got, want)) and torch.equal(again, losses)
 
 @devices
-@pytest.mark.parametrize('rank', [0, 4])
-def test_straightened_as_on_the_cpu(device, rank):
+@pytest.mark.parametrize('lora', [None, 4])
+def test_straightened_as_on_the_cpu(device, lora):
     "After a few steps on the same states the loss is that of the CPU to 1%, and smaller than before"
     net, grid = small(), torch.linspace(0, 1, 9, dtype=torch.float64)
     z = noise(64, shape, device='cpu')
     x = States.of(teacher_states(net, z, [0,4,8], grid, progress=False), grid[[0,4,8]])
-    kw = dict(rank=rank, states=x, n_iter=20, bs=32, progress=False)
+    kw = dict(lora=lora, states=x, n_iter=20, bs=32, progress=False)
     def after(dev): return straighten(copy.deepcopy(net).to(dev), uniform(2), z[:2].to(dev), **kw)
     with tf32(False, False): got, want = after(device), after('cpu')
     assert got.device.type==device and got.loss_after < got.loss_before
@@ -257,14 +257,14 @@ def test_straightened_as_on_the_cpu(device, rank):
 def test_fp16_training_cuda():
     "float16 with a scaled loss, which a CPU need not have: the loss falls, and there is no NaN"
     net = small().to('cuda')
-    kw = dict(n_iter=30, n_steps=8, bs=32, fit=dict(amp='fp16'), progress=False)
+    kw = dict(n_iter=30, teacher_steps=8, bs=32, amp='fp16', progress=False)
     s = straighten(net, uniform(2), noise(64, shape, device='cuda'), **kw)
     assert s.loss_after < s.loss_before
 
 @devices
 def test_generator(device):
     "A few steps of generator matching: a student of one step on the device, finite"
-    kw = dict(n_iter=2, bs=8, how=dict(online_warmup=2), fit=dict(valid=8), progress=False)
+    kw = dict(n_iter=2, bs=8, online_warmup=2, valid=8, progress=False)
     g = match_generator(small().to(device), shape, **kw)
     x = sample(g, noise(4, shape, device=device), 1)
     assert x.device.type==device and torch.isfinite(x).all()

@@ -1,13 +1,14 @@
 "Evaluations that are killed, continued and spread over processes, as real processes"
-import gc, json, os, signal, subprocess, sys, weakref
+import gc, json, math, os, signal, subprocess, sys, weakref
 from pathlib import Path
 import numpy as np
 import pytest, torch
 import forks
 from boss_nb.core import noise
-from boss_nb.judge.evaluate import evaluate
-from boss_nb.judge.frechet import digit_stats, Extractor, FeatureStats
-from boss_nb.flow.nets import teacher
+from PIL import Image
+from boss_nb.judge.evaluate import evaluate, image_batches, left_to_do
+from boss_nb.judge.frechet import digit_stats, Extractor, feature_stats, FeatureStats
+from boss_nb.flow.nets import digits_teacher, UNet
 
 script = str(Path(__file__).with_name('evaluate_script.py'))
 env = os.environ | dict(OMP_NUM_THREADS='1', IN_TEST='1')
@@ -62,7 +63,7 @@ def test_memory_does_not_depend_on_n():
     assert len(most)==20 and max(most) <= 2
 
 def test_broken_folders(tmp_path):
-    kw = dict(reference=digit_stats(), n=60, batch_size=30, folder=tmp_path/'run'); v = teacher(); evaluate(v, 2, **kw)
+    kw = dict(reference=digit_stats(), n=60, batch_size=30, folder=tmp_path/'run'); v = digits_teacher(); evaluate(v, 2, **kw)
     part = next((tmp_path/'run').glob('part-*.npz')); whole = part.read_bytes()
     part.write_bytes(whole[:500])
     with pytest.raises(ValueError, match='is broken'): evaluate(v, 2, **kw)
@@ -75,7 +76,62 @@ def test_broken_folders(tmp_path):
 def test_noise_belongs_to_the_sample():
     seen = []
     evaluate(lambda x,t: seen.append(x.clone()) or 0*x, 1, digit_stats(), n=50, batch_size=17, seed=5, shape=(1,8,8))
-    assert torch.equal(torch.cat(seen), noise(50, (1,8,8), 5))
+    assert torch.equal(torch.cat(seen), noise(50, (1,8,8), 'test', 5))
+
+@pytest.mark.parametrize('done,n,size,want', [([], 7, 3, [(0,3),(3,6),(6,7)]), ([(3,6)], 9, 3, [(0,3),(6,9)]), ([(0,9)], 9, 3, [])])
+def test_left_to_do(done, n, size, want): assert left_to_do(done, n, size)==want
+
+@pytest.mark.parametrize('done,n,says', [([(0,3),(2,5)], 9, 'samples 2 to 2 were counted twice'), ([(0,8)], 5, 'at least the 8 samples')])
+def test_ranges_that_cannot_be(done, n, says):
+    with pytest.raises(ValueError, match=says): left_to_do(done, n, 3)
+
+pixels = Extractor(lambda x: x.flatten(1), 'pixels')
+wrong = [(dict(n=1), 'n must be a whole number of at least 2'), (dict(n=50.), 'n must be a whole number'),
+         (dict(batch_size=0), 'batch_size must be a whole number of at least 1'), (dict(amp='fp8'), "amp must be None, 'bf16' or 'fp16'"),
+         (dict(reference=3), 'extractor must be given'), (dict(schedule=[0,.5,.4,1.]), 'increas'), (dict(method='exakt'), "'exact' or 'fast'"),
+         (dict(extractor=pixels), 'extractor pixels and digits17'), (dict(reference='nowhere.npz'), 'no such file'),
+         (dict(batch_size=25, cond=dict(y=torch.arange(25))), 'as many as a batch'), (dict(batchsize=25), 'batchsize'),
+         (dict(reference=feature_stats(torch.rand(9,1,16,16), pixels), extractor=pixels, shape=(1,8,8)), r'size \[1, 8, 8\] and \[1, 16, 16\]'),
+         (dict(reference=FeatureStats(3, dict(extractor='pixels')).update(torch.rand(9,3)), extractor=pixels, shape=(1,8,8)), '64 and 3 features'),
+         (dict(v=lambda x,t: x*math.nan), 'samples 0 to 49'), (dict(v=lambda x,t: x*1e30), 'infinity')]
+@pytest.mark.parametrize('kw,says', wrong, ids=[o for _,o in wrong])
+def test_what_is_refused(kw, says):
+    with pytest.raises((ValueError, TypeError, FloatingPointError, FileNotFoundError), match=says):
+        evaluate(**(dict(v=digits_teacher(), schedule=4, reference=digit_stats(), n=50) | kw))
+
+def test_no_dropout_in_samples():
+    net = UNet(width=16, blocks=1, dropout=.5).train()
+    assert evaluate(net, 1, digit_stats(), n=8).value==evaluate(net, 1, digit_stats(), n=8).value and net.training
+
+class Holds(torch.nn.Module):
+    "The teacher, under a name of its own"
+    def __init__(self): super().__init__(); self.v = digits_teacher()
+    def forward(self, x, t): return self.v(x, t)
+
+def test_a_folder_knows_what_it_is_of(tmp_path):
+    v, kw = Holds(), dict(reference=digit_stats(), n=60, batch_size=30, folder=tmp_path/'run')
+    evaluate(v, 2, **kw)
+    f = lambda x,t: v(x, t)
+    for says,u,k,more in (('knots', v, 3, {}), ('seed is 0 there, 1 asked for', v, 2, dict(seed=1)), ('at least the 60 samples', v, 2, dict(n=50)),
+                          ('identity must be given: v is a function', f, 2, {}), ('identity is', f, 2, dict(identity='f')),
+                          ('identity must be given: decode', v, 2, dict(shape=(1,8,8), decode=lambda x: -x))):
+        with pytest.raises(ValueError, match=says): evaluate(u, k, **(kw | more))
+    (tmp_path/'run/evaluation.json').unlink()
+    with pytest.raises(ValueError, match='part of another evaluation'): evaluate(v, 3, **kw)
+    f = json.loads((tmp_path/'run/evaluation.json').read_text())['facts']; assert f['split']=='test'
+
+def test_a_folder_of_version_01_is_not_mixed_with(tmp_path):
+    "Its noise was another: seed + i"
+    kw = dict(reference=digit_stats(), n=60, folder=tmp_path/'run'); evaluate(digits_teacher(), 1, **kw)
+    p = tmp_path/'run/evaluation.json'; d = json.loads(p.read_text()); del d['facts']['split']; p.write_text(json.dumps(d))
+    with pytest.raises(ValueError, match='split is null there'): evaluate(digits_teacher(), 1, **kw)
+
+def test_pictures_that_are_none(tmp_path):
+    for i in range(5): Image.fromarray(np.full((8,8), i, np.uint8)).save(tmp_path/f'{i}.png')
+    (tmp_path/'a.png').write_bytes(b'none')
+    for n,says in ((None, 'not a picture'), (6, 'not a picture'), (7, 'between 1 and 6'), (0, 'between 1 and 6')):
+        with pytest.raises(ValueError, match=says): [*image_batches(tmp_path, n=n)]
+    with pytest.raises(ValueError, match='channels must be 1 or 3, got 2'): [*image_batches(tmp_path, channels=2)]
 
 def test_command_under_torchrun(tmp_path):
     exe = Path(sys.executable).with_name('boss_evaluate')
@@ -85,4 +141,4 @@ def test_command_under_torchrun(tmp_path):
     assert two.returncode==0 and two.stdout.count('FD-120')>=1, two.stderr[-3000:]
     got = json.loads((tmp_path/'t.json').read_text())
     one = forks.run(exe, *ask[:6], '--json', tmp_path/'one.json'); assert one.returncode==0, one.stderr
-    assert got['rows'][0]['value']==pytest.approx(json.loads((tmp_path/'one.json').read_text())['rows'][0]['value'], rel=1e-9)
+    assert got['rows'][0]['fd']==pytest.approx(json.loads((tmp_path/'one.json').read_text())['rows'][0]['fd'], rel=1e-9)

@@ -264,8 +264,8 @@ def test_dinov2_shrinks_its_table_as_its_authors_do(dino):
     p = m.embeddings.position_embeddings.detach()
     g = F.interpolate(p[:,1:].reshape(1,5,5,48).permute(0,3,1,2), scale_factor=(3.1/5,3.1/5), mode='bicubic')
     table = torch.cat([p[:,:1], g.permute(0,2,3,1).reshape(1,9,48)], 1)
-    with torch.no_grad(), mock.patch.object(type(m.embeddings), 'interpolate_pos_encoding', lambda *a: table): want = m(pixel_values=e.net.see(x)).pooler_output
-    with torch.no_grad(): plain = m(pixel_values=e.net.see(x)).pooler_output
+    with torch.no_grad(), mock.patch.object(type(m.embeddings), 'interpolate_pos_encoding', lambda *a: table): want = m(pixel_values=e.net.shown(x)).pooler_output
+    with torch.no_grad(): plain = m(pixel_values=e.net.shown(x)).pooler_output
     assert (e(x)-want).abs().max() < 1e-4 < (plain-want).abs().max()
 
 def test_dinov2_refuses_pickles_and_halves(dino, tmp_path):
@@ -397,7 +397,7 @@ def test_efficientnet_knows_what_is_on_photographs(lite, lite_state, picture, wo
 def test_efficientnet_sees_digits_get_worse(lite):
     from boss_nb.flow.data import digits, halves
     e = efficientnet_features(size=64); a, b = (o[:150] for o in halves(digits()[0])); ref = feature_stats(a, e)
-    noisy = lambda l: (b+noise(150, (1,8,8), 0, device='cpu')*l/127.5).clamp(-1,1)
+    noisy = lambda l: (b+noise(150, (1,8,8), device='cpu')*l/127.5).clamp(-1,1)
     blurred = lambda k: F.avg_pool2d(F.pad(b, [k//2]*4, mode='replicate'), k, 1)
     for sets in ((b, noisy(10), noisy(20), noisy(40)), (b, blurred(3), blurred(5))):
         d = [frechet(feature_stats(o, e), ref, 'fast') for o in sets]

@@ -1,24 +1,25 @@
 "Files: what is written comes back exactly, what was spoilt is refused, and nothing in them is ever run"
-import errno, hashlib, importlib, inspect, io, json, math, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
+import copy, errno, hashlib, importlib, inspect, io, json, math, os, pickle, pkgutil, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-import boss_nb, boss_nb.share.bundle as ck, boss_nb.flow.nets as mo
+import boss_nb, boss_nb.share.bundle as ck, boss_nb.flow.nets as mo, boss_nb.files as fi
 from boss_nb.share import cli
 from boss_nb.sample.schedule import Schedule
 from boss_nb.plan.costs import calibrate, Calibration
 from boss_nb.files import fingerprint
-from boss_nb.share.bundle import Bundle, load_plan, load_student, save_plan, save_student
-from boss_nb.core import CountNFE, noise, price
+from boss_nb.share.bundle import Bundle
+from boss_nb.share.students import config_digest, file_digest, load_plan, load_student, save_plan, save_student
+from boss_nb.core import CountNFE, noise, nfe_per_call
 from boss_nb.flow.data import fashion_mnist, image_folder
 from boss_nb.judge.evaluate import evaluate, image_batches
-from boss_nb.judge.measure import Bench, sweep
+from boss_nb.judge.measure import frechet_to, measure, Results, Run
 from boss_nb.judge.extractors import read_weights
-from boss_nb.train.fashion import train_fashion
+from boss_nb.train.package import train_fashion
 from boss_nb.flow.velocity import adapt, guided
 from boss_nb.judge.frechet import digit_stats, FeatureStats, read_stats
 from boss_nb.files import load_state, save_state, state_digest
-from boss_nb.flow.nets import architectures, build_net, load_net, MLP, save_net, teacher, UNet
+from boss_nb.flow.nets import architectures, build_net, load_net, MLP, save_net, digits_teacher, UNet
 from boss_nb.sample.solvers import sample
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.straighten import straighten, Straightened
@@ -29,7 +30,7 @@ def listing(d): return {str(f.relative_to(d)): f.read_bytes() for f in sorted(Pa
 @pytest.fixture(scope='module')
 def net(): torch.manual_seed(0); return MLP(2, 16).eval().requires_grad_(False)
 @pytest.fixture(scope='module')
-def students(net): return {k: straighten(net, [uniform(2), uniform(4)], noise(40,(2,)), rank=r, n_iter=3, n_steps=8, progress=False) for k,r in (('lora',2),('full',0))}
+def students(net): return {k: straighten(net, [uniform(2), uniform(4)], noise(40,(2,)), lora=r, n_iter=3, teacher_steps=8, progress=False) for k,r in (('lora',2),('full',None))}
 
 # ---- hostile files
 
@@ -54,8 +55,8 @@ def bundle_of(path):
         Bundle(MLP(2, 4), uniform(2)).save_pretrained(d)
         shutil.copy(path, d/name)
         if name!='config.json':
-            c = json.loads((d/'config.json').read_text()); c['files'][name] = ck._sha(d/name)
-            (d/'config.json').write_text(json.dumps(c | dict(digest=ck._seal(c))))
+            c = json.loads((d/'config.json').read_text()); c['files'][name] = file_digest(d/name)
+            (d/'config.json').write_text(json.dumps(c | dict(digest=config_digest(c))))
         with pytest.raises(ValueError): Bundle.from_pretrained(d)
     Bundle.from_pretrained(path)
 
@@ -78,7 +79,7 @@ def clothes_run(path):
 def run_of(path):
     "A run whose checkpoint, or whose states, are hostile"
     d, net, z = path.parent/'run', MLP(2, 4, 1), noise(20, (2,))
-    go = lambda: straighten(net, uniform(2), z, n_iter=2, n_steps=4, bs=4, folder=d, progress=False)
+    go = lambda: straighten(net, uniform(2), z, n_iter=2, teacher_steps=4, bs=4, folder=d, progress=False)
     for name in ('states/manifest.json', 'last.safetensors'):
         shutil.rmtree(d, ignore_errors=True); go(); shutil.copy(path, d/name)
         with pytest.raises(ValueError): go()
@@ -86,13 +87,13 @@ def run_of(path):
 
 def evaluation_of(path, ask=evaluate, files=('evaluation.json','part-*.npz')):
     "An evaluation, or a table, of which one file is hostile"
-    d, net = path.parent/'evaluation', teacher()
+    d, net = path.parent/'evaluation', digits_teacher()
     go = lambda: ask(net, 1, digit_stats(), n=4, folder=d, progress=False)
     for name in files:
         shutil.rmtree(d, ignore_errors=True); go(); shutil.copy(path, next(d.glob(name)))
         with pytest.raises(ValueError): go()
     go()
-def table_of(path): evaluation_of(path, lambda net, k, *a, **kw: sweep({'a':net}, *a, steps=(k,), **kw), ('*.json',))
+def table_of(path): evaluation_of(path, lambda net, k, ref, n, folder, **kw: measure(Run('a', net, k), frechet_to(ref), (n, (1,8,8)), folder=folder, **kw), ('*.json',))
 
 def pictures_of(path):
     d = path.parent/'pictures'; d.mkdir(exist_ok=True); shutil.copy(path, d/'x.png')
@@ -100,7 +101,7 @@ def pictures_of(path):
 
 loaders = {'load_net':load_net, 'fit_method':run_of, 'load_state':load_state, 'load_plan':load_plan, 'load_student':lambda p: load_student(p, MLP(2)),
            'Calibration.load':Calibration.load, 'Schedule.load':Schedule.load, 'FeatureStats.load':FeatureStats.load,
-           'read_stats':lambda p: read_stats(p, 'edm'), 'evaluate':evaluation_of, 'read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'image_batches':pictures_of, 'Bench.load':Bench.load, 'sweep':table_of,
+           'read_stats':lambda p: read_stats(p, 'edm'), 'evaluate':evaluation_of, 'read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'image_batches':pictures_of, 'Results.load':Results.load, 'measure':table_of,
            'load_model':lambda p: cli.load_model(str(p)), 'Bundle.from_pretrained':bundle_of, 'image_folder':picture, 'fashion_mnist':clothes, 'train_fashion':clothes_run}
 scripts = [lambda p: cli.boss_plan(model=p), lambda p: cli.boss_straighten(plan=p, out=p+'.out'), lambda p: cli.boss_straighten(model=p, out=p+'.out'), lambda p: cli.boss_sample(student=p, out=p+'.png'),
            lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p), lambda p: cli.boss_evaluate(reference=p, convention='edm'), lambda p: cli.boss_evaluate(plan=p, nfe='2')]
@@ -122,7 +123,7 @@ def test_the_bombs_are_live(tmp_path):
 def test_no_pickle_is_run(tmp_path, name, suffix):
     for what,raw in payloads(canary := tmp_path/'canary'):
         (p := tmp_path/f'hostile{suffix}').write_bytes(raw)
-        with pytest.raises(OSError if name=='data.image_folder' else ValueError): loaders[name](p)
+        with pytest.raises(OSError if name=='image_folder' else ValueError): loaders[name](p)
         assert not canary.exists(), what
 
 @pytest.mark.parametrize('suffix', ['.pth','.pt','.safetensors','.json','.npz'])
@@ -147,16 +148,17 @@ def public_readers():
     for m in pkgutil.walk_packages(boss_nb.__path__, 'boss_nb.'):
         try: mod = importlib.import_module(m.name)
         except ImportError: continue          # an optional extra that is not installed
-        for k in getattr(mod, '__all__', ()):
-            o = getattr(mod, k); fs = {}
+        for k,o in vars(mod).items():
+            if k.startswith('_') or getattr(o, '__module__', '')!=mod.__name__: continue
+            fs = {}
             if inspect.isfunction(o): fs = {k:o}
             elif inspect.isclass(o) and o.__module__==mod.__name__: fs = {f'{k}.{a}':getattr(o, a) for a in vars(o) if not a.startswith('_') and callable(getattr(o, a))}
             for n,f in fs.items():
                 if any(re.search('path|file|folder', a) for a in inspect.signature(f).parameters) and not re.search(r'(^|\.)(save|write)', n): yield n
 
 def test_every_reader_is_among_them():
-    harmless = {'atomic_write', 'check_writable', 'tempfile_in', 'demo_picture', 'check_keys', 'fill_net', 'steady', 'comfy_sigmas', 'fetch', 'inception_body', 'image_files'}   # write, list, or take the path for a message
-    also = {'load_rectified_flow', 'lora_facts', 'lora_schedules', 'use_lora_schedule'}   # tested below
+    harmless = {'atomic_write', 'check_writable', 'tempfile_in', 'demo_picture', 'check_keys', 'fill_net', 'steady', 'comfy_sigmas', 'fetch', 'inception_body', 'image_files', 'file_digest', 'foreign_file'}   # write, list, or take the path for a message
+    also = {'load_rectified_flow', 'read_config', 'straighten_lora', 'lora_facts', 'lora_schedules', 'use_lora_schedule'}   # tested below
     also |= {'States.open', 'store_states', 'straighten', 'match_generator', 'boss_straighten', 'boss_evaluate'}   # in test_states.py; what reads for straighten and match_generator is fit_method, for boss_evaluate sweep
     found = set(public_readers())
     assert not (left := found-set(loaders)-also-harmless), f'give these hostile files too: {left}'
@@ -164,14 +166,14 @@ def test_every_reader_is_among_them():
 
 @pytest.mark.parametrize('suffix', ['.safetensors','.json','.txt','.pt'])
 def test_no_pickle_is_run_by_diffusers_files(tmp_path, suffix):
-    dm = pytest.importorskip('boss_nb.share.pipelines')
+    lora, comfy = pytest.importorskip('boss_nb.share.lora'), pytest.importorskip('boss_nb.share.comfy')
     pipe = type('Pipe', (), dict(transformer=nn.Linear(1,1)))()
     for what,raw in payloads(canary := tmp_path/'canary'):
-        (p := tmp_path/f'hostile{suffix}').write_bytes(raw); (tmp_path/'f').mkdir(exist_ok=True); (tmp_path/'f'/dm.lora_file).write_bytes(raw)
-        for f in (dm.lora_facts, dm.lora_schedules, lambda o: dm.use_lora_schedule(pipe, o)):
+        (p := tmp_path/f'hostile{suffix}').write_bytes(raw); (tmp_path/'f').mkdir(exist_ok=True); (tmp_path/'f'/lora.lora_file).write_bytes(raw)
+        for f in (lora.lora_facts, lora.lora_schedules, lambda o: lora.use_lora_schedule(pipe, o)):
             with pytest.raises(ValueError if suffix=='.safetensors' else (ValueError, FileNotFoundError)): f(p)
             with pytest.raises(ValueError): f(tmp_path/'f')
-        with pytest.raises(ValueError): dm.read_sigmas(p)
+        with pytest.raises(ValueError): comfy.read_sigmas(p)
         assert not canary.exists(), what
 
 def test_no_source_unpickles():
@@ -185,7 +187,7 @@ def test_no_source_unpickles():
 # ---- what the header says
 
 def test_version_is_written_and_any_is_read(tmp_path, net, monkeypatch):
-    monkeypatch.setattr(mo, '__version__', '99.1'); monkeypatch.setattr(ck, '__version__', '99.1')
+    monkeypatch.setattr(fi, '__version__', '99.1'); monkeypatch.setattr(ck, '__version__', '99.1')
     save_net(tmp_path/'n.safetensors', net, seed=1); Bundle(net, uniform(2)).save_pretrained(tmp_path/'b')
     monkeypatch.undo()
     assert load_state(tmp_path/'n.safetensors')[1]['version']=='99.1' and json.loads((tmp_path/'b'/'config.json').read_text())['version']=='99.1'
@@ -260,7 +262,7 @@ def test_spoilt_json(tmp_path, raw):
 @pytest.mark.parametrize('change', [dict(holds='other'), dict(holds=['flow']), dict(holds='plan'), dict(holds='full'), dict(files=None), dict(files={'../x.safetensors':'0'}), dict(files={'model.bin':'0'}), dict(files={}), dict(meta=[1]), dict(meta={'net':1})])
 def test_configs_that_lie(tmp_path, net, change):
     Bundle(net, uniform(2)).save_pretrained(tmp_path/'b'); p = tmp_path/'b'/'config.json'
-    c = json.loads(p.read_text()) | change; p.write_text(json.dumps(c | dict(digest=ck._seal(c))))
+    c = json.loads(p.read_text()) | change; p.write_text(json.dumps(c | dict(digest=config_digest(c))))
     with pytest.raises(ValueError, match=re.escape(str(tmp_path/'b'))): Bundle.from_pretrained(tmp_path/'b')
 
 def test_any_byte_of_a_folder(tmp_path, net):
@@ -282,8 +284,8 @@ def test_any_byte_of_a_folder(tmp_path, net):
 def test_students_and_plans_know_their_adapter(tmp_path, net):
     "The same weights read with another clock are another velocity"
     mine, other = adapt(net, time=(1,0)), adapt(net, time=(0,1000))
-    for rank in (2, 0):
-        s = straighten(mine, uniform(2), noise(40,(2,)), rank=rank, n_iter=3, n_steps=8, progress=False)
+    for rank in (2, None):
+        s = straighten(mine, uniform(2), noise(40,(2,)), lora=rank, n_iter=3, teacher_steps=8, progress=False)
         p = save_student(tmp_path/'s.safetensors', s, base=mine)
         assert torch.equal(sample(load_student(p, mine), noise(5,(2,)), 2), sample(s, noise(5,(2,)), 2))
         for wrong in (other, net):
@@ -388,7 +390,7 @@ def test_without_huggingface_hub(tmp_path):
 def test_full_disk(tmp_path, net, students, monkeypatch):
     "The disk fills up at each file in turn; the old folder stays as it was, to the byte"
     Bundle(students['lora'], base=net).save_pretrained(tmp_path/'b'); old = listing(tmp_path/'b')
-    new = Bundle(straighten(net, uniform(2), noise(40,(2,)), rank=3, n_iter=2, n_steps=8, progress=False), base=net)
+    new = Bundle(straighten(net, uniform(2), noise(40,(2,)), lora=3, n_iter=2, teacher_steps=8, progress=False), base=net)
     for at in range(4):
         left = [at]
         def full(write):
@@ -397,9 +399,9 @@ def test_full_disk(tmp_path, net, students, monkeypatch):
                 if left[0] >= 0: return write(*a, **kw)
                 Path(a[1] if write is save else a[0]).write_bytes(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
             return f
-        save, text = mo.save_file, Path.write_text
+        save, text = fi.save_file, Path.write_text
         with monkeypatch.context() as m:
-            m.setattr(mo, 'save_file', full(save)); m.setattr(Path, 'write_text', full(text))
+            m.setattr(fi, 'save_file', full(save)); m.setattr(Path, 'write_text', full(text))
             with pytest.raises(OSError, match='No space'): new.save_pretrained(tmp_path/'b')
         assert left[0]==-1 and listing(tmp_path/'b')==old, at
     new.save_pretrained(tmp_path/'b'); check(Bundle.from_pretrained(tmp_path/'b'), new)
@@ -465,7 +467,7 @@ def test_architecture_from_a_module_nobody_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path)); monkeypatch.setitem(architectures, 'LateNet', 'late_net')
     assert 'late_net' not in sys.modules
     net = build_net('LateNet', dict(n=2)).requires_grad_(False)
-    p, q = save_net(tmp_path/'n.safetensors', net), save_student(tmp_path/'s.safetensors', straighten(net, uniform(2), noise(20,(2,)), n_iter=2, n_steps=4, progress=False))
+    p, q = save_net(tmp_path/'n.safetensors', net), save_student(tmp_path/'s.safetensors', straighten(net, uniform(2), noise(20,(2,)), n_iter=2, teacher_steps=4, progress=False))
     Bundle(net, uniform(2)).save_pretrained(tmp_path/'b')
     for load in (lambda: load_net(p), lambda: load_student(q).model, lambda: Bundle.from_pretrained(tmp_path/'b').net):
         del sys.modules['late_net']
@@ -497,7 +499,7 @@ def test_tied_weights(tmp_path):
     class Tied(nn.Module):
         def __init__(self): super().__init__(); self.a, self.b = nn.Linear(2,2), nn.Linear(2,2); self.b.weight = self.a.weight; self.register_buffer('mask', torch.tensor([0.,-math.inf]))
         def forward(self, x, t): return self.b(torch.tanh(self.a(x)))+(x[:,None]+self.mask[:,None]).softmax(1).sum(1)-1
-    net = Tied().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=3, n_steps=8, progress=False)
+    net = Tied().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=3, teacher_steps=8, progress=False)
     r = load_student(save_student(tmp_path/'s.safetensors', st, net), net)
     assert same(r.model.state_dict(), st.model.state_dict()) and r.model.a.weight is r.model.b.weight and r.model.mask[1]==-math.inf
     assert torch.equal(r.model.a.weight, st.model.a.weight) and not torch.equal(r.model.a.weight, net.a.weight)
@@ -517,8 +519,8 @@ def test_infinity_in_buffers_only(tmp_path, monkeypatch):
 def test_bundle_counts_like_its_student():
     torch.manual_seed(0)
     v = guided(UNet(width=8, mults=(1,), blocks=1, classes=3).eval().requires_grad_(False), 2., 3); y = torch.tensor([0,1])
-    st = straighten(v, uniform(2), noise(2,(1,4,4)), n_iter=1, n_steps=4, valid=1, progress=False, y=y)
-    for o in (st, Bundle(st)): c = CountNFE(o); sample(c, noise(2,(1,4,4)), 2, y=y); assert c.nfe==4 and price(o)==2
+    st = straighten(v, uniform(2), noise(2,(1,4,4)), n_iter=1, teacher_steps=4, valid=1, progress=False, cond=dict(y=y))
+    for o in (st, Bundle(st)): c = CountNFE(o); sample(c, noise(2,(1,4,4)), 2, cond=dict(y=y)); assert c.nfe==4 and nfe_per_call(o)==2
 
 def test_shape_from_the_network(tmp_path):
     rf = pytest.importorskip('boss_nb.flow.ncsnpp'); data = Path(__file__).parent/'data'
@@ -526,21 +528,21 @@ def test_shape_from_the_network(tmp_path):
     b = Bundle(net); x = b.sample(2, nfe=2); assert tuple(x.shape)==(2,3,32,32) and 'bundle.sample(16, nfe=10)' in b.card()
     b.save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')
     assert r.meta['shape']==[3,32,32] and torch.allclose(r.sample(2, nfe=2), x, atol=1e-4) and cli.load_model(str(tmp_path/'b'))[1]==(3,32,32)
-    st = straighten(net, uniform(2), noise(2,net.shape), rank=1, n_iter=1, n_steps=2, valid=1, progress=False)
+    st = straighten(net, uniform(2), noise(2,net.shape), lora=1, n_iter=1, teacher_steps=2, valid=1, progress=False)
     assert Bundle(st).sample(1).shape==(1,3,32,32)
 
 def test_card_of_a_foreign_student(tmp_path):
     class Mine(nn.Module):
         def __init__(self): super().__init__(); self.lin = nn.Linear(2,2)
         def forward(self, x, t): return self.lin(x)
-    net = Mine().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=2, n_steps=4, progress=False)
+    net = Mine().requires_grad_(False); st = straighten(net, uniform(2), noise(40,(2,)), n_iter=2, teacher_steps=4, progress=False)
     Bundle(st).save_pretrained(tmp_path/'b')
     code = re.search(r'```python\n(.*?)```', (tmp_path/'b'/'README.md').read_text(), re.S)[1]
     assert ", base=net)" in code
     exec(code.replace("'FOLDER_OR_REPO'", repr(str(tmp_path/'b'))), dict(net=net, noise=noise(4,(2,))))
 
 def test_what_a_bundle_refuses(tmp_path, net, students):
-    v = adapt(net); lora = straighten(v, uniform(2), noise(40,(2,)), rank=2, n_iter=2, n_steps=4, progress=False); d = tmp_path/'b'
+    v = adapt(net); lora = straighten(v, uniform(2), noise(40,(2,)), lora=2, n_iter=2, teacher_steps=4, progress=False); d = tmp_path/'b'
     for f,msg in ((lambda: Bundle(v), r'the network inside does, v\.f(\.f)* \(MLP\); bundle that, or a student of it'), (lambda: Bundle(nn.Linear(2,2)), 'Linear is not one of MLP'), (lambda: Bundle(lora, base=v), 'leave base out and give it to from_pretrained'),
                   (lambda: Bundle(net, [1,2]), 'schedules must be'), (lambda: Bundle(net, 'plan.json'), 'schedules must be'), (lambda: Bundle(net, 3), 'schedules must be'),
                   (lambda: Bundle(net, when=object()).save_pretrained(d), 'facts must be JSON-able')):
@@ -564,3 +566,95 @@ def test_plans_in_and_for_folders(tmp_path, net, students, recwarn):
     save_plan(d/'plan.json', [uniform(3)])
     with pytest.raises(ValueError, match='plan.json is not the file'): load_plan(d)
     with pytest.raises(ValueError, match='holds no config.json'): load_plan(tmp_path)
+
+# ---- files of 0.1, and the edges that the notebooks of the room do not show
+
+def test_files_of_0_1(recwarn):
+    "Written by 0.1.0, read with the results it had"
+    from safetensors.torch import load_file
+    d = Path(__file__).parent/'data'/'v0.1'
+    want, net = load_file(d/'expected.safetensors'), load_net(d/'net.safetensors')
+    assert fingerprint(net)==(d/'fingerprint.txt').read_text().strip()
+    plans, one = load_plan(d/'plan.json', net), load_plan(d/'schedule.json', net)
+    assert [s.nfe for s in plans]==[2,3,3] and one==[plans[1]] and one[0].solver=='multistep'
+    assert not [w for w in recwarn.list if 'another network' in str(w.message)]
+    full, lora, bundle = load_student(d/'full.safetensors'), load_student(d/'lora.safetensors', net), Bundle.from_pretrained(d/'bundle')
+    for got,key in ((sample(full, want['noise'], full.schedule), 'full'), (sample(lora, want['noise'], lora.schedule), 'lora'), (bundle.sample(want['noise']), 'lora'),
+                    (sample(net, want['noise'], one[0]), 'multistep')): torch.testing.assert_close(got, want[key], rtol=0, atol=1e-7)
+    assert bundle.meta['note']=='0.1' and bundle.shape==(2,) and load_plan(d/'bundle')==bundle.schedules==lora.schedules
+
+@pytest.mark.parametrize('text,msg', [('{', 'is not JSON'), ('[1]', 'is not a boss_nb plan'), ('{"kind":"boss_nb.plan"}', 'broken schedule'), ('{"kind":"boss_nb.plan", "schedules":[]}', 'broken schedule'), ('['*100_000, 'is not JSON')])
+def test_what_is_wrong_with_a_plan(tmp_path, text, msg):
+    (p := tmp_path/'x.json').write_text(text)
+    with pytest.raises(ValueError, match=msg): load_plan(p)
+
+def test_weights_of_a_schedule_travel(tmp_path, net):
+    from boss_nb.sample.solvers import ab2_coefs
+    s, z = Schedule(uniform(5).knots, solver='multistep', coefs=ab2_coefs(5)), noise(2, (2,))
+    p = save_plan(tmp_path/'p.json', [s], fingerprint=fingerprint(net))
+    assert torch.equal(sample(net, z, load_plan(p, net)[0]), sample(net, z, s)) and not torch.equal(sample(net, z, s), sample(net, z, 5))
+    with pytest.raises(ValueError, match='at least one Schedule'): save_plan(p, [])
+
+def test_what_a_student_refuses(tmp_path, net, students):
+    p = save_student(tmp_path/'l.safetensors', students['lora'])
+    with pytest.raises(ValueError, match='or the same in another dtype'): load_student(p, copy.deepcopy(net).double())
+    with pytest.raises(ValueError, match='is not a boss_nb student'): load_student(mo.weights_path('digits_unet'))
+    (q := tmp_path/'q.safetensors').write_bytes(p.read_bytes()[:-100])
+    with pytest.raises(ValueError, match='not a readable safetensors file'): load_student(q, net)
+    state, m = load_state(p); state.pop(next(iter(state))); save_state(q, state, **m)
+    with pytest.raises(ValueError, match='missing keys'): load_student(q, net)
+
+def test_a_foreign_module_has_weights_of_its_own(tmp_path):
+    class Mine(nn.Module):
+        def __init__(self): super().__init__(); self.lin = nn.Linear(2,2)
+        def forward(self, x, t): return self.lin(x)
+    mine, z = Mine(), noise(64, (2,)); st = straighten(mine, uniform(2), z, n_iter=3, teacher_steps=8, progress=False)
+    p = save_student(tmp_path/'m.safetensors', st, mine); back = load_student(p, mine)
+    assert torch.allclose(sample(back, z, back.schedule), sample(st, z, 2), atol=1e-6) and back.model.lin.weight.data_ptr()!=mine.lin.weight.data_ptr()
+    with pytest.raises(ValueError, match='give base'): load_student(p)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_a_base_in_another_precision_stays_in_it(tmp_path, net, dtype):
+    low, z = copy.deepcopy(net).to(dtype), noise(8, (2,), 'test').to(dtype)
+    tuned = straighten(low, uniform(2), noise(10, (2,)).to(dtype), teacher_steps=8, lora=2, n_iter=2, bs=16, progress=False)
+    Bundle(tuned, base=low, shape=(2,)).save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')
+    assert {p.dtype for k,p in r.net.model.named_parameters() if 'lora_' not in k}=={dtype}
+    assert torch.allclose(r.sample(8).float(), sample(tuned, z, 2).float(), atol=1e-4) or dtype==torch.float64
+    assert torch.allclose(r.sample(z).float(), sample(tuned, z, 2).float(), atol=1e-4)
+    if dtype!=torch.float64: return
+    full = straighten(low, uniform(2), noise(10, (2,)).double(), teacher_steps=8, n_iter=2, bs=16, progress=False)
+    back = load_student(save_student(tmp_path/'f.safetensors', full))
+    assert torch.allclose(sample(back, z, 2), sample(full, z, 2), atol=1e-12, rtol=0)
+
+def test_a_bundle_is_a_velocity_with_facts(tmp_path):
+    v = digits_teacher(); plans = [uniform(k) for k in (2,4,8)]
+    Bundle(v, plans, dataset='digits').save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')
+    assert r.meta=={**{k:o for k,o in v.meta.items() if k not in ('arch','config','version')}, 'dataset':'digits'}
+    z = noise(5, (1,8,8), 'calibrate')
+    assert calibrate(r, z, 10, progress=False).schedule(3).indices==calibrate(v, z, 10, progress=False).schedule(3).indices
+    with pytest.raises(ValueError, match=r'budgets \[2, 4, 8\]'): r.sample(8, nfe=3)
+    assert torch.allclose(r.sample(noise(8, (1,8,8), 'test'), 2), sample(v, noise(8, (1,8,8), 'test'), 2), atol=1e-4)
+
+def test_our_card_follows_its_folder(tmp_path, net, students):
+    d = tmp_path/'c'; Bundle(net, uniform(2), license='mit').save_pretrained(d); Bundle(students['full'], license='cc-by-4.0').save_pretrained(d)
+    assert 'cc-by-4.0' in (d/'README.md').read_text() and 'Straightened' in (d/'README.md').read_text()
+    (d/'README.md').write_text('mine'); Bundle(net).save_pretrained(d); assert (d/'README.md').read_text()=='mine'
+
+def test_what_is_no_bundle(tmp_path, net, students):
+    torch.manual_seed(1); other, d = MLP(2, 16).eval().requires_grad_(False), tmp_path/'flow'; lora = students['lora']
+    Bundle(lora).save_pretrained(tmp_path/'lora'); Bundle(net, [uniform(2)], data='toy').save_pretrained(d)
+    for f,msg in ((lambda: Bundle.from_pretrained(tmp_path/'lora'), 'give the base'), (lambda: Bundle.from_pretrained(tmp_path/'lora', base=other), 'another base network'),
+                  (lambda: Bundle(lora, base=other).save_pretrained(tmp_path/'no'), 'base is not the network'), (lambda: Bundle(), 'give net, schedules or both'),
+                  (lambda: Bundle(net, base=net), 'base belongs to a student'), (lambda: Bundle(uniform(2)), 'net must be'), (lambda: Bundle.from_pretrained(tmp_path), 'holds no config.json'),
+                  (lambda: Bundle.from_pretrained(d/'plan.json'), 'is a file'), (lambda: Bundle(None, uniform(2)).sample(3), 'holds plans and no network'), (lambda: Bundle(net, net=1), 'multiple values')):
+        with pytest.raises((ValueError, TypeError), match=msg): f()
+    with pytest.raises(FileNotFoundError, match='no such folder'): Bundle.from_pretrained(tmp_path/'nowhere')
+    assert not (tmp_path/'no').exists()
+
+@pytest.mark.parametrize('change,msg', [
+    (lambda q: save_plan(q/'plan.json', [uniform(3)]), 'plan.json is not the file'), (lambda q: save_net(q/'model.safetensors', MLP(2, 16)), 'model.safetensors is not the file'),
+    (lambda q: (q/'model.safetensors').unlink(), 'no such file'), (lambda q: (q/'config.json').write_text((q/'config.json').read_text().replace('"toy"', '"faces"')), 'config.json was changed'),
+    (lambda q: (q/'config.json').write_text('{"model_type": "bert"}'), 'is not a boss_nb bundle'), (lambda q: (q/'config.json').write_text('{'), 'is not JSON')])
+def test_a_spoilt_folder(tmp_path, net, change, msg):
+    Bundle(net, [uniform(2)], data='toy').save_pretrained(tmp_path/'q'); change(tmp_path/'q')
+    with pytest.raises((ValueError, FileNotFoundError), match=msg): Bundle.from_pretrained(tmp_path/'q')

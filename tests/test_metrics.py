@@ -4,8 +4,9 @@ import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from boss_nb.flow.data import digits
+from boss_nb.core import as_table
 from boss_nb.judge.frechet import (
-    as_table, check_same_features, digit_features, digit_stats, feature_stats, FeatureStats, frechet,
+    check_same_features, digit_features, digit_stats, Extractor, feature_stats, FeatureStats, frechet,
     frechet_distance, read_stats, Score, to_uint8)
 
 def moments(d, n, seed, mean=0.):
@@ -93,3 +94,35 @@ def test_score_is_json_and_a_row(tmp_path):
     assert d['protocol']==dict(n=50_000, nfe=4, seed=0) and s.row()['FD-50k']==1.25
     tex = as_table([dict(a='50% & more_\\', b=2., b_error=.1)], [('A','a',''),('B','b','.1f')], 'latex')
     assert r'50\% \& more\_\textbackslash{} & 2.0 $\pm$ 0.1 \\' in tex
+
+f = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+@pytest.mark.parametrize('go,exc,says', [(lambda: FeatureStats().update(f*float('nan')), FloatingPointError, 'NaN'), (lambda: FeatureStats().mu, ValueError, 'no features'),
+    (lambda: FeatureStats(3).update(f), ValueError, r'\(b, 3\)'), (lambda: FeatureStats().update(f[:1]).sigma, ValueError, 'at least 2 items, got 1'),
+    (lambda: FeatureStats().update(f.long()), ValueError, 'floating-point')])
+def test_features_that_cannot_be_added(go, exc, says):
+    with pytest.raises(exc, match=says): go()
+
+def test_alone_nothing_is_reduced():
+    st = FeatureStats().update(f); assert st.all_reduce() is st
+
+def images_of_digits(): return digits()[0][:9]
+def lines(x): return x.flatten(1)[:,:9]
+@pytest.mark.parametrize('go,exc,says', [
+    (lambda x: feature_stats([x[:5], torch.zeros(5,1,16,16)], Extractor(lines, 'pixels')), ValueError, r'one shape, got \(1, 8, 8\) and \(1, 16, 16\)'),
+    (lambda x: digit_features()(torch.zeros(3,3,32,32)), ValueError, r'\(b,1,8,8\)'), (lambda x: digit_features()(x[:4]*float('nan')), FloatingPointError, '4 of 4 images'),
+    (lambda x: Extractor(lambda x: x, 'raw')(x[:2]), ValueError, 'must return features'), (lambda x: digit_features()((x*8+8).long()), ValueError, 'torch.int64'),
+    (lambda x: digit_features()((x+1)*127.5), ValueError, '0 to 255'), (lambda x: feature_stats(x, lambda x: x.flatten(1)), ValueError, 'name must be given'),
+    (lambda x: feature_stats(x[:1], digit_features()), ValueError, 'at least 2 images'),
+    (lambda x: frechet(feature_stats(x, digit_features()), feature_stats(x, Extractor(lines, 'pixels'))), ValueError, 'extractor digits17-')])
+def test_images_that_are_none(go, exc, says):
+    with pytest.raises(exc, match=says): go(images_of_digits())
+
+def test_networks_are_told_apart_by_weights():
+    nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64,3)) for _ in range(2)]; a, b = map(Extractor, nets); x = images_of_digits()
+    assert a.name!=b.name and Extractor(nets[0]).name==a.name
+    with pytest.raises(ValueError, match='extractor Sequential-'): frechet(feature_stats(x, a), feature_stats(x, b))
+
+def test_tables():
+    rows = [dict(who='a_b', fd=1.234, fd_error=.1), dict(who='c', fd=2.)]; cols = [('model','who',''),('FD','fd','.2f'),('none','zip','.1f')]
+    assert as_table(rows, cols, 'csv')=='who,fd,fd_error\na_b,1.234,0.1\nc,2.0,\n' and 'a\\_b' in as_table(rows, cols, 'latex')
+    with pytest.raises(ValueError, match='markdown'): as_table(rows, cols, 'html')

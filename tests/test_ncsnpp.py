@@ -2,7 +2,10 @@
 import json, subprocess, sys, textwrap
 from pathlib import Path
 import numpy as np, pytest, torch
+from boss_nb.core import noise
 from boss_nb.flow.ncsnpp import load_rectified_flow, NCSNpp, rf_config, rf_configs
+from boss_nb.plan.costs import calibrate
+from boss_nb.sample.solvers import sample
 
 data = Path(__file__).parent/'data'
 facts = json.loads((data/'ncsnpp_configs.json').read_text())
@@ -89,7 +92,7 @@ def test_half_precision_keeps_its_time():
     assert b.all_modules[0].W.dtype==torch.float32 and per_sample(b(x.bfloat16(), t).float(), want) < .03
     seen = []
     class Watch(torch.nn.Module):
-        full_time = True
+        float32_time = True
         def forward(self, x, t): seen.append((x.dtype, t.dtype, t[0].item())); return b(x, t)
     from boss_nb.sample.solvers import sample
     sample(Watch(), x[:1].bfloat16(), 100)
@@ -111,7 +114,7 @@ def test_full_size_runs_and_calibrates_within_2_GB(name, shape):
     from boss_nb.plan.costs import calibrate
     v = NCSNpp({name!r}).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     assert v.shape=={shape}
-    cal = calibrate(v, noise(1, v.shape, device='cpu'), n_steps=2, progress=False)
+    cal = calibrate(v, noise(1, v.shape, device='cpu'), teacher_steps=2, progress=False)
     assert cal.cost[0,2] > 0 and cal.schedule(1).nfe==1
     print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])/1e6)   # ru_maxrss would count the parent's memory too
     '''
@@ -122,14 +125,14 @@ def test_full_size_runs_and_calibrates_within_2_GB(name, shape):
 def test_straightened_and_kept(tmp_path):
     "A checkpoint's LoRA and full students survive their files"
     from boss_nb.plan.costs import calibrate
-    from boss_nb.share.bundle import load_student, save_student
+    from boss_nb.share.students import load_student, save_student
     from boss_nb.core import noise
     from boss_nb.sample.solvers import sample
     from boss_nb.train.straighten import straighten
     v = load_rectified_flow(data/'ncsnpp_256_like.pth', facts['small']['256_like'])
-    plan, z = calibrate(v, noise(4, v.shape), n_steps=10, progress=False).schedule(2), noise(2, v.shape, start=50)
-    for rank in (2, 0):
-        s = straighten(v, plan, noise(8, v.shape, start=9), rank=rank, n_iter=2, bs=4, n_steps=10, progress=False)
+    plan, z = calibrate(v, noise(4, v.shape, 'calibrate'), 10, progress=False).schedule(2), noise(2, v.shape, 'test')
+    for rank in (2, None):
+        s = straighten(v, plan, noise(8, v.shape), lora=rank, n_iter=2, bs=4, teacher_steps=10, progress=False)
         save_student(tmp_path/'s.safetensors', s, base=v)
         assert torch.equal(sample(load_student(tmp_path/'s.safetensors', v if rank else None), z, plan), sample(s, z, plan))
 
@@ -138,8 +141,9 @@ def test_the_gpu_tutorial_runs_on_a_small_file(tmp_path, monkeypatch):
     cells = [''.join(c['source']) for c in json.loads((data.parent.parent/'nbs/tutorials/gpu/cifar10.ipynb').read_text())['cells'] if c['cell_type']=='code']
     assert len(cells)==5 and all(c.startswith('#| cuda') for c in cells)
     code, small_one = '\n'.join(cells), facts['small']['cifar_like']
-    for a,b in {"'checkpoint_8.pth', 'cifar10'": f"{str(data/'ncsnpp_cifar_like.pth')!r}, CONFIG", 'noise(100,': 'noise(4,', 'noise(64,': 'noise(16,', 'noise(5000,': 'noise(12,',
-                'n_iter=6000, bs=128': 'n_iter=2, bs=4, n_steps=10', 'net.shape))\nprint(cal.boot': 'net.shape), 10)\nprint(cal.boot', '(4,6,8,10)': '(2,)', "(k, 'best')": "(k, 'best', n=16)", "cal.schedule(8, 'best')": 'cal.schedule(6)'}.items():
+    for a,b in {"'checkpoint_8.pth', 'cifar10'": f"{str(data/'ncsnpp_cifar_like.pth')!r}, CONFIG", "noise(100, net.shape, 'calibrate'))": "noise(4, net.shape, 'calibrate'), 10)",
+                "noise(256, net.shape, 'calibrate'), list(ks), cal=cal)": "noise(12, net.shape, 'calibrate'), list(ks), cal=cal, teacher_steps=10, refine=False)", "noise(64, net.shape, 'test'))": "noise(16, net.shape, 'test'), teacher_steps=10)",
+                'noise(5000,': 'noise(12,', 'n_iter=6000, bs=128': 'n_iter=2, bs=4, teacher_steps=10', '(4,6,8,10)': '(2,)', 'planned[8]': 'planned[2]'}.items():
         assert code.count(a)==1, a
         code = code.replace(a, b)
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('MPLBACKEND', 'agg')
@@ -177,3 +181,10 @@ def test_any_configuration_equals_the_naive_network(name, label, tmp_path):
         assert per_sample(v(x, t).double(), want) < 1e-4                     # float32 sines of large phases
         d = v.double()
         assert per_sample(d(x.double(), t.double()), want) < 1e-9
+
+def test_plans_and_samples():
+    "A velocity like any other: calibrate, plan, sample"
+    v = load_rectified_flow(data/'ncsnpp_256_like.pth', facts['small']['256_like'])
+    cal = calibrate(v, noise(8, v.shape, 'calibrate'), 20, progress=False)
+    s = cal.schedule(3)
+    assert s.nfe==3 and sample(v, noise(2, v.shape, 'test'), s).shape==(2, *v.shape)

@@ -3,8 +3,8 @@ import errno, json, math, os
 import numpy as np, pytest, scipy.linalg, torch
 from torch import nn
 from boss_nb.sample.schedule import Schedule
-from boss_nb.plan.costs import calibrate, Calibration
-from boss_nb.share.bundle import load_student, save_student
+from boss_nb.plan.costs import calibrate, Calibration, error_growth
+from boss_nb.share.students import load_student, save_student
 from boss_nb.core import noise, set_seed
 from boss_nb.flow.data import flow_dls, GaussianMixture
 from boss_nb.judge.frechet import FeatureStats, frechet_distance
@@ -12,11 +12,11 @@ from boss_nb.files import save_state
 from boss_nb.flow.nets import load_net, MLP, save_net, UNet
 from boss_nb.sample.solvers import sample, sample_adaptive, trajectory
 from boss_nb.sample.schedule import uniform
-from boss_nb.plan.choose import best_schedule, candidates, endpoint_error
+from boss_nb.plan.choose import best_schedule, candidates, Trial
 from boss_nb.train.states import refine
 from boss_nb.train.straighten import add_lora, straighten
-from boss_nb.flow.nets import teacher
-from boss_nb.train.basics import train_flow
+from boss_nb.flow.nets import digits_teacher
+from boss_nb.train.loop import train_flow
 
 smooth = GaussianMixture(torch.tensor([[-1.,0],[1.,1.],[.5,-1]], dtype=torch.float64), std=.5)
 
@@ -42,7 +42,7 @@ def test_frechet_against_scipy():
 def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     f = tmp_path/'net.safetensors'
     save_net(f, MLP(2)); old = f.read_bytes()
-    import boss_nb.flow.nets as m
+    import boss_nb.files as m
     def full(tensors, path, metadata=None): path.write_bytes(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(m, 'save_file', full)
     with pytest.raises(OSError, match='No space'): save_net(f, MLP(3))
@@ -56,49 +56,52 @@ def test_truncated_files(tmp_path, cut):
         with pytest.raises(ValueError, match='not a readable safetensors file'): load(p)
 
 def test_results_do_not_depend_on_batches():
-    v, z = teacher(), noise(30, (1,8,8))
+    v, z = digits_teacher(), noise(30, (1,8,8))
     assert torch.allclose(sample(v, z, 5, batch_size=7), sample(v, z, 5), atol=1e-5)
     a, b = (calibrate(v, z, 20, batch_size=k, progress=False) for k in (None, 11))
     assert (a.E-b.E).norm() < 1e-5*a.E.norm() and [s.indices for s in a.schedules(range(1,15))]==[s.indices for s in b.schedules(range(1,15))]
 
 def test_planning_and_straightening_leave_the_teacher_alone():
-    v = teacher().train(); state = {k:o.clone() for k,o in v.state_dict().items()}
+    v = digits_teacher().train(); state = {k:o.clone() for k,o in v.state_dict().items()}
     grads = [p.requires_grad for p in v.parameters()]
     plan = calibrate(v, noise(8,(1,8,8)), 20, progress=False).schedule(3)
-    for r in (0, 4): straighten(v, plan, noise(40,(1,8,8)), rank=r, n_iter=3, n_steps=20, progress=False)
+    for r in (None, 4): straighten(v, plan, noise(40,(1,8,8)), lora=r, n_iter=3, teacher_steps=20, progress=False)
     assert v.training and grads==[p.requires_grad for p in v.parameters()] and all(torch.equal(o, state[k]) for k,o in v.state_dict().items())
     assert not any('lora' in n for n,_ in v.named_modules())
 
 def test_straightening_stops_on_nan():
     class Bad(MLP):
         def forward(self, x, t): return super().forward(x, t) if not torch.is_grad_enabled() else super().forward(x, t)*math.nan
-    with pytest.raises(FloatingPointError, match='iteration 0'): straighten(Bad(2), uniform(2), noise(30,(2,)), n_iter=5, n_steps=10, progress=False)
+    with pytest.raises(FloatingPointError, match='iteration 0'): straighten(Bad(2), uniform(2), noise(30,(2,)), n_iter=5, teacher_steps=10, progress=False)
 
 def test_straightening_repeats():
     v, z = MLP(2).requires_grad_(False), noise(60,(2,))
-    a, b = (straighten(v, uniform(2), z, n_iter=10, n_steps=10, seed=5, progress=False) for _ in range(2))
+    a, b = (straighten(v, uniform(2), z, n_iter=10, teacher_steps=10, seed=5, progress=False) for _ in range(2))
     assert all(torch.equal(p,q) for p,q in zip(a.model.parameters(), b.model.parameters()))
 
 def test_one_student_for_two_budgets(tmp_path):
-    v, z = teacher(), noise(60,(1,8,8))
+    v, z = digits_teacher(), noise(60,(1,8,8))
     cal = calibrate(v, z[:30], progress=False); plans = cal.schedules((2,4))
-    st = straighten(v, plans, z, grid=refine(plans, 16), solver='ab2', rank=4, n_iter=40, bs=48, progress=False)
+    st = straighten(v, plans, z, grid=refine(plans, 16), solver='ab2', lora=4, n_iter=40, bs=48, progress=False)
     back = load_student(save_student(tmp_path/'s.safetensors', st), v)
-    zt = noise(40,(1,8,8),start=10_000); end = sample(v, zt, 100)
-    for p in back.schedules: assert endpoint_error(back, zt, p, end) < endpoint_error(v, zt, p, end)
+    trial = Trial(v, noise(40,(1,8,8),'test'))
+    other = Trial(back, trial.noise, end=trial.end)
+    for p in back.schedules: assert other.error(p) < trial.error(p)
     assert [s.nfe for s in back.schedules]==[2,4]
 
 def test_best_is_never_worse_than_uniform_where_it_chose():
-    v, z = teacher(), noise(40,(1,8,8),start=500); end = sample(v, z, 100)
-    cal = calibrate(v, noise(30,(1,8,8)), probe=5, progress=False)
+    v = digits_teacher()
+    trial, z = Trial(v, noise(40,(1,8,8),'choose')), noise(30,(1,8,8),'calibrate')
+    cal = calibrate(v, z, progress=False)
+    cal.growth = error_growth(v, z, cal.t, probes=5)
     for k in (1,2,5):
-        s = best_schedule(v, z, k, cal, end=end)
-        assert s.nfe==k and endpoint_error(v, z, s, end) <= endpoint_error(v, z, uniform(k), end)*(1+1e-6)
+        s = best_schedule(trial, k, cal)
+        assert s.nfe==k and trial.error(s) <= trial.error(uniform(k))*(1+1e-6)
 
 def test_training_is_repeatable_and_interruptible():
     from fastai.basics import Callback, CancelFitException
     data = smooth.to(torch.float32).sample(300)
-    def go(cbs=()): set_seed(1); return train_flow(MLP(2,16), flow_dls(data, bs=50), 20, cbs=cbs, progress=False).model
+    def go(cbs=()): set_seed(1); return train_flow(MLP(2,16), data, 20, 50, cbs=cbs, progress=False)
     a, b = go(), go()
     assert all(torch.equal(p,q) for p,q in zip(a.parameters(), b.parameters()))
     class Stop(Callback):

@@ -48,7 +48,7 @@ def test_random_matrices(n, k, seed):
 def test_costs_are_the_definition(shape, gaps, n, seed):
     "Any grid, any tensor rank: the identity gives what the definition says, float64"
     t = torch.tensor([0.]+gaps, dtype=torch.float64).cumsum(0); t = t/t[-1]
-    v, x = GaussianMixture(noise(3, shape, seed, dtype=torch.float64), .3), noise(n, shape, seed+10, dtype=torch.float64)
+    v, x = GaussianMixture(noise(3, shape, seed=seed, dtype=torch.float64), .3), noise(n, shape, 'calibrate', seed, dtype=torch.float64)
     cal = calibrate(v, x, grid=t, progress=False)
     xs, vs = [x], []
     for k in range(len(t)-1): vs.append(v(xs[-1], t[k].expand(n))); xs.append(xs[-1]+(t[k+1]-t[k])*vs[-1])

@@ -20,7 +20,7 @@ curved, z = GaussianMixture(m[None], s), noise(600, (2,))
 pairs = States.of(torch.stack([z, m+s*z], 1), [0.,1.])
 class Labelled(MLP):
     def forward(self, x, t, y): return super().forward(x, t) + y[:,None].to(x)
-labels = States.of(torch.stack([z, m+s*z], 1), [0.,1.], y=torch.arange(600)%3)
+labels = States.of(torch.stack([z, m+s*z], 1), [0.,1.], dict(y=torch.arange(600)%3))
 every = {'Reflow': lambda p: Reflow(p, 'logit-normal'), 'KDistil': lambda p: KDistil(p, 3), 'RFpp': RFpp, 'RectifiedDiffusion': lambda p: RectifiedDiffusion(p, 'vp', 'noise'), 'AnnealingReflow': lambda p: AnnealingReflow(p, 5, flip=True),
          'FlowGuided': lambda p: FlowGuided(p, lambda x,t,**c: curved(x,t)), 'MeanFlow': MeanFlow, 'MeanFlow, teacher': lambda p: MeanFlow(p, lambda x,t,**c: curved(x,t)), 'SplitMeanFlow': lambda p: SplitMeanFlow(p, pairs=False)}
 def start(k, labelled=False, seed=0):
@@ -153,7 +153,7 @@ def test_parts_and_precision(k):
 class Stop(Callback):
     order = 95
     def after_batch(self):
-        if self.training and self.learn.course.step==4: raise RuntimeError('pulled the plug')
+        if self.training and self.learn.train_state.step==4: raise RuntimeError('pulled the plug')
 @pytest.mark.parametrize('k', ['AnnealingReflow', 'SplitMeanFlow'])
 def test_stopped_and_continued(tmp_path, k):
     want = fit(start(k), every[k](pairs), 8).model.net
@@ -162,7 +162,7 @@ def test_stopped_and_continued(tmp_path, k):
     assert torch.equal(weights(fit(start(k), every[k](pairs), 8, folder=tmp_path, save_every=2).model.net), weights(want))
 
 def test_images_with_attention_and_a_perceptual_loss():
-    im = noise(24, (1,8,8)); st_ = States.of(torch.stack([im, im.flip(-1)], 1), [0.,1.], y=torch.arange(24)%3)
+    im = noise(24, (1,8,8)); st_ = States.of(torch.stack([im, im.flip(-1)], 1), [0.,1.], dict(y=torch.arange(24)%3))
     with seeded(0): net = UNet(width=8, blocks=1, classes=3)
     for f in (lambda: MeanFlow(st_), lambda: SplitMeanFlow(st_)): assert math.isfinite(fit(Jump(net), f(), 2, bs=8, valid=4).after)
     seen = Perceptual(lambda x: (x.mean(-1), x.mean(-2)))

@@ -17,10 +17,11 @@ from boss_nb.plan.costs import calibrate
 from boss_nb.flow.nets import MLP
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.straighten import straighten
+from boss_nb.plan.choose import Trial
 from boss_nb.share.widgets import *'''
-explorer = "PlanExplorer(calibrate(moons(), noise(32, (2,)), 20, progress=False), noise(50, (2,)), nfes=range(1,7))"
-viewer   = "TrajectoryViewer(moons(), noise(6, (2,)), [2, 3], n_steps=12)"
-monitor  = "s = straighten(MLP(2, 16), uniform(3), noise(100, (2,)), n_iter=600, bs=32, n_steps=9, progress=False, cbs=TrainingMonitor(.1))"
+explorer = "PlanExplorer(calibrate(moons(), noise(32, (2,)), 20, progress=False), Trial(moons(), noise(50, (2,), 'test'), teacher_steps=20), nfes=range(1,7))"
+viewer   = "TrajectoryViewer(moons(), noise(6, (2,)), schedules=[2, 3], teacher_steps=12)"
+monitor  = "s = straighten(MLP(2, 16), uniform(3), noise(100, (2,)), n_iter=600, bs=32, teacher_steps=9, progress=False, cbs=TrainingMonitor(.1))"
 
 def notebook(*cells):
     return dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'), language_info=dict(name='python')),

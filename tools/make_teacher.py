@@ -8,7 +8,7 @@ sys.path.insert(0, str(root))
 def make(what, a):
     "Train one network, or go on with it, and write it as float16"
     import torch
-    from boss_nb.train.fashion import train_fashion
+    from boss_nb.train.package import train_fashion
     from boss_nb.flow.nets import load_net, n_params, save_net
     ae = a.out/'fashion_autoencoder.safetensors'
     changes = dict(n_iter=12, bs=16) if a.quick else {}

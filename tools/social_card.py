@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from boss_nb.plan.costs import calibrate
 from boss_nb.core import noise
-from boss_nb.flow.nets import teacher
+from boss_nb.flow.nets import digits_teacher
 
 BLUE, PALE, WHITE = '#163f70', '#9cc4f0', '#ffffff'
 
@@ -33,7 +33,7 @@ def digit_rows(path):
 def main():
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else root/'nbs'/'images'/'card.png'
     rows = digit_rows(root/'nbs'/'images'/'digits.png')
-    cal, budgets = calibrate(teacher(), noise(100, (1,8,8)), progress=False), (2, 3, 4, 6, 8, 10)
+    cal, budgets = calibrate(digits_teacher(), noise(100, (1,8,8)), progress=False), (2, 3, 4, 6, 8, 10)
     fig = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=BLUE)
     fig.text(.055, .845, 'boss_nb', fontsize=52, weight='bold', color=WHITE, va='center')
     fig.text(.057, .725, 'Few-step sampling for flow-matching models:\nplan the steps, straighten the network, measure the result', fontsize=20, color=PALE, va='center', linespacing=1.4)

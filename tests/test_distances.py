@@ -5,7 +5,7 @@ import pytest, torch
 from scipy.stats import wasserstein_distance
 from boss_nb.judge.frechet import FeatureStats, frechet_distance
 from boss_nb.judge.distances import (
-    density_coverage, frechet_infinity, kid, precision_recall, relatives, sliced_wasserstein)
+    density_coverage, frechet_infinity, kid, precision_recall, distances, sliced_wasserstein)
 
 def draw(n, d, seed=0, shift=0., scale=1., dtype=torch.float64):
     x = scale*torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)+shift/math.sqrt(d)
@@ -94,7 +94,7 @@ def test_ball_edges():
     for k in (20,25):
         with pytest.raises(ValueError, match=f'k must be below the number of items of either set, 20, got {k}'): precision_recall(a, b, k)
     for k in (0,-1,1.5,None):
-        with pytest.raises(ValueError, match='k must be an integer of at least 1'): density_coverage(a, b, k)
+        with pytest.raises(ValueError, match='k must be a whole number of at least 1'): density_coverage(a, b, k)
     same = four(b, b, 3, True); assert same['precision']==same['recall']==same['coverage']==1
     assert four(a+1e3, b, 3, True) == dict(precision=0, recall=0, density=0, coverage=0)
     flat = torch.full((30,4), .3)
@@ -129,7 +129,7 @@ def test_swd_of_a_shift(d):
     a = draw(40,d,1); s = torch.linspace(1,2,d, dtype=torch.float64); w = sliced_wasserstein(a+s, a, 3000, seed=d)
     assert abs(w.value-s.norm()/math.sqrt(d)) < 4*w.error+1e-9 and w.error < .05*w.value
     with pytest.raises(ValueError, match='p must be at least 1 and finite, got inf'): sliced_wasserstein(a, a, p=math.inf)
-    with pytest.raises(ValueError, match='n_projections must be an integer of at least 2'): sliced_wasserstein(a, a, 1)
+    with pytest.raises(ValueError, match='n_projections must be a whole number of at least 2'): sliced_wasserstein(a, a, 1)
 
 # ---- Fréchet, extrapolated
 def fd(a, b): return frechet_distance(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
@@ -156,7 +156,7 @@ def test_frechet_infinity_refuses():
     a, b = draw(40,20), draw(400,20,1)
     with pytest.raises(ValueError, match=r'reference must hold at least 40 items to be extrapolated \(20 features, 10 blocks\), got 39'): frechet_infinity(b, a[:39])
     small = FeatureStats().update(a[:39]); assert math.isfinite(frechet_infinity(b, small).value)      # a fixed reference is what it is
-    with pytest.raises(ValueError, match='blocks must be an integer of at least 3'): frechet_infinity(b, b, 2)
+    with pytest.raises(ValueError, match='blocks must be a whole number of at least 3'): frechet_infinity(b, b, 2)
     with pytest.raises(ValueError, match='a must hold at least 40 items'): frechet_infinity(a[:39], small)
 
 def test_frechet_infinity_warns_once_below_five_items_per_feature():
@@ -165,9 +165,9 @@ def test_frechet_infinity_warns_once_below_five_items_per_feature():
     def said(f):
         with warnings.catch_warnings(record=True) as w: warnings.simplefilter('always'); f()
         return [str(o.message) for o in w if 'frechet_infinity' in str(o.message)]
-    for f in (lambda: frechet_infinity(a[:99], b), lambda: frechet_infinity(b, a[:99]), lambda: frechet_infinity(a[:99], FeatureStats().update(b)), lambda: relatives(a[:99], b)):
+    for f in (lambda: frechet_infinity(a[:99], b), lambda: frechet_infinity(b, a[:99]), lambda: frechet_infinity(a[:99], FeatureStats().update(b)), lambda: distances(a[:99], b)):
         w = said(f); assert len(w)==1 and 'n=99 items of d=20 features' in w[0] and 'n=5d=100' in w[0]
-    for f in (lambda: frechet_infinity(a, b), lambda: frechet_infinity(a, FeatureStats().update(b[:50])), lambda: relatives(a[:99], b, 'kid')): assert said(f)==[]
+    for f in (lambda: frechet_infinity(a, b), lambda: frechet_infinity(a, FeatureStats().update(b[:50])), lambda: distances(a[:99], b, 'kid')): assert said(f)==[]
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); assert math.isfinite(frechet_infinity(b, a[:40]).value)
 
 def test_frechet_infinity_is_too_low_where_it_warns():
@@ -179,7 +179,7 @@ def test_frechet_infinity_is_too_low_where_it_warns():
     low, e = off(80, 300); assert abs(low) < 3*e < .25*truth
 
 # ---- all of them
-every = [('kid',kid), ('precision_recall',precision_recall), ('density_coverage',density_coverage), ('sliced_wasserstein',sliced_wasserstein), ('frechet_infinity',frechet_infinity), ('relatives',relatives)]
+every = [('kid',kid), ('precision_recall',precision_recall), ('density_coverage',density_coverage), ('sliced_wasserstein',sliced_wasserstein), ('frechet_infinity',frechet_infinity), ('distances',distances)]
 as_list = lambda o: o if isinstance(o, list) else [o]
 
 @pytest.mark.parametrize('name,f', every, ids=[o for o,_ in every])
@@ -201,30 +201,30 @@ def test_edges_of_all(name, f):
 
 def test_constant_features():
     "Zero variance: distances of a set to a copy are 0, without NaN, and by the distance of the values otherwise"
-    a = torch.full((100,4), .7); res = {s.metric:s for s in relatives(a, a+0)}
+    a = torch.full((100,4), .7); res = {s.metric:s for s in distances(a, a+0)}
     assert all(abs(res[o].value) < 1e-9 and res[o].error < 1e-9 for o in ('KD','SWD','FD-inf')) and res['precision'].value==res['recall'].value==1 and res['density'].value==res['coverage'].value==0
-    res = {s.metric:s.value for s in relatives(a, a+1)}
+    res = {s.metric:s.value for s in distances(a, a+1)}
     assert res['FD-inf'] == pytest.approx(4, rel=1e-5) and res['precision']==0 and res['KD'] == pytest.approx((.7*.7+1)**3+(1.7*1.7+1)**3-2*(.7*1.7+1)**3, rel=1e-5)
 
 def test_fewer_items_than_features():
     a, b = draw(40,100,1), draw(50,100,2)
-    with pytest.raises(ValueError, match='a must hold at least 200 items to be extrapolated.*kid has no bias'): relatives(a, b)
-    assert len(relatives(a, b, ('kid','precision','recall','density','coverage','swd')))==6
+    with pytest.raises(ValueError, match='a must hold at least 200 items to be extrapolated.*kid has no bias'): distances(a, b)
+    assert len(distances(a, b, ('kid','precision','recall','density','coverage','swd')))==6
     with pytest.raises(ValueError, match='a must hold at least 3 items, got 2'): kid(a[:2], b)
 
 def test_relatives_says_the_same():
     a, b = draw(200,6,1,.5), draw(240,6,2); one = [kid(a,b), *precision_recall(a,b), *density_coverage(a,b), sliced_wasserstein(a,b), frechet_infinity(a,b)]
-    assert relatives(a, b)==one
-    assert [s.value for s in relatives(a, b, chunk=33)] == pytest.approx([s.value for s in one], rel=1e-9)
-    assert relatives(a, b, ('kid','swd','fd_infinity'), subsets=7, subset_size=50, n_projections=90, blocks=4, seed=3)==[kid(a,b,7,50,3), sliced_wasserstein(a,b,90,seed=3,blocks=4), frechet_infinity(a,b,4,3)]
-    assert relatives(a, b, ('precision','coverage'), k=4, k_density=2, seed=3)==[precision_recall(a,b,4,seed=3)[0], density_coverage(a,b,2,seed=3)[1]]
-    s = relatives(a, b, ('recall','fd_infinity','kid'), extractor='inception-6726825d-tf1', nfe=4)
+    assert distances(a, b)==one
+    assert [s.value for s in distances(a, b, chunk=33)] == pytest.approx([s.value for s in one], rel=1e-9)
+    assert distances(a, b, ('kid','swd','fd_infinity'), subsets=7, subset_size=50, n_projections=90, blocks=4, seed=3)==[kid(a,b,7,50,3), sliced_wasserstein(a,b,90,seed=3,blocks=4), frechet_infinity(a,b,4,3)]
+    assert distances(a, b, ('precision','coverage'), k=4, k_density=2, seed=3)==[precision_recall(a,b,4,seed=3)[0], density_coverage(a,b,2,seed=3)[1]]
+    s = distances(a, b, ('recall','fd_infinity','kid'), extractor='inception-6726825d-tf1', nfe=4)
     assert s[0].protocol['nfe']==4 and s[0].value==one[2].value and s[1].metric=='FID-inf' and s[1].name=='FID-inf-200' and s[2].name=='KID-200' and s[2].value==one[0].value
-    for other in ('inception-random-6726825d','dinov2-vitl14-1234','digits17',None): assert [o.metric for o in relatives(a, b, ('kid','fd_infinity'), **(dict(extractor=other) if other else {}))]==['KD','FD-inf']
+    for other in ('inception-random-6726825d','dinov2-vitl14-1234','digits17',None): assert [o.metric for o in distances(a, b, ('kid','fd_infinity'), **(dict(extractor=other) if other else {}))]==['KD','FD-inf']
     assert [kid(a, b, **o).metric for o in ({}, dict(subsets=3, subset_size=50))]==['KD','KD']
-    assert relatives(a, b, ())==[]
-    with pytest.raises(ValueError, match="got 'fid'"): relatives(a, b, ('kid','fid'))
-    torch.manual_seed(0); relatives(a, b); x = torch.rand(1); torch.manual_seed(0); assert torch.equal(x, torch.rand(1))   # nothing takes from the global generator
+    assert distances(a, b, ())==[]
+    with pytest.raises(ValueError, match="got 'fid'"): distances(a, b, ('kid','fid'))
+    torch.manual_seed(0); distances(a, b); x = torch.rand(1); torch.manual_seed(0); assert torch.equal(x, torch.rand(1))   # nothing takes from the global generator
 
 def test_memory_does_not_grow_with_pairs():
     "No matrix of all pairs: 6,000 against 6,000 items in blocks of 400, in a process that may not grow by half the size of one (288 MB)"
@@ -232,7 +232,7 @@ def test_memory_does_not_grow_with_pairs():
     if not os.path.exists('/proc/self/status'): pytest.skip('memory is read from /proc')
     code = '''if True:
         import torch; from boss_nb.judge.distances import *; torch.set_num_threads(1)
-        small, (a, b) = torch.randn(100,4), torch.randn(2,6000,4); g = lambda x: relatives(x[0], x[1], chunk=400, n_projections=64)
+        small, (a, b) = torch.randn(100,4), torch.randn(2,6000,4); g = lambda x: distances(x[0], x[1], chunk=400, n_projections=64)
         peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])   # of this process alone; ru_maxrss has the parent's in it
         g((small, small+1)); before = peak(); g((a,b)); print(peak()-before)'''
     grown = int(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
