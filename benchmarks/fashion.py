@@ -1,20 +1,19 @@
-"How good the Fashion-MNIST teacher is, and what a few steps of it are worth: planned, straightened, one step; pictures beside numbers"
+"""How good the Fashion-MNIST teacher is, and what a few steps of it are worth: planned, straightened, one step"""
 import time
 from common import *
-from boss_nb.plan.costs import calibrate
-from boss_nb.core import CountNFE, noise
-from boss_nb.flow.data import fashion_mnist
-from boss_nb.judge.extractors import efficientnet_features
-from boss_nb.flow.latents import class_labels, fashion_autoencoder, fashion_teacher
-from boss_nb.flow.velocity import guided
-from boss_nb.train.generator import match_generator
-from boss_nb.flow.latents import decode, encode
-from boss_nb.judge.frechet import fashion_features, feature_stats, FeatureStats, frechet, to_uint8
+from boss_nb.core import CountNFE, image_grid, noise
 from boss_nb.files import fingerprint
-from boss_nb.sample.solvers import sample
+from boss_nb.flow.data import fashion_mnist
+from boss_nb.flow.velocity import guided
+from boss_nb.flow.latents import class_labels, decode, encode, fashion_autoencoder, fashion_teacher
 from boss_nb.sample.schedule import uniform
-from boss_nb.plan.choose import best_schedule
+from boss_nb.sample.solvers import sample
+from boss_nb.plan.costs import calibrate, error_growth
+from boss_nb.plan.choose import best_schedule, Trial
 from boss_nb.train.straighten import straighten
+from boss_nb.train.generator import match_generator
+from boss_nb.judge.frechet import fashion_features, feature_stats, FeatureStats, frechet, to_uint8
+from boss_nb.judge.extractors import efficientnet_features
 
 class Harness:
     "Teacher, decoder, judges and noise of one space; `row` measures a way to sample"
@@ -29,7 +28,7 @@ class Harness:
         self.start(a)
     def start(self, a):
         "Noise, labels, and statistics of the test images"
-        self.z = noise(a.n, self.shape, start=20_000, device=a.device)
+        self.z = noise(a.n, self.shape, 'test', device=a.device)
         self.y = class_labels(a.n, device=a.device)
         self.real = to_uint8(fashion_mnist('test')[0])
         if a.quick: self.real = self.real[:200]
@@ -52,8 +51,9 @@ class Harness:
         count = CountNFE(v)
         end = sample(count, self.z[:n], schedule, solver, dict(y=self.y[:n]), 256)
         x = self.images(end)
-        r = dict(label=label, nfe=count.samples//n, n=n, **self.judge(x, judges or self.judges), **facts, seconds=round(time.time()-s, 1))
-        self.rows.append(r); print(r, flush=True)
+        scores, seconds = self.judge(x, judges or self.judges), round(time.time()-s, 1)
+        self.rows.append(dict(label=label, nfe=count.samples//n, n=n, **scores, **facts, seconds=seconds))
+        print(self.rows[-1], flush=True)
         if picture: self.pictures[label] = x[:40].cpu()
         return end
 
@@ -73,44 +73,61 @@ def teacher_part(h, a):
     h.pictures['nearest training image'] = nearest(h.pictures['teacher'], train)
     return dict(best_scale=best)
 
-def planned(h, a, z):
-    "Plans of every budget, (the paper's, the best, the best of Euler steps, seconds), each of a pass of the teacher and more"
-    (zc, yc), (zh, yh), out = z(a.noises, 0), z(a.noises, 30_000), {}
-    began = time.time(); cal = calibrate(h.v, zc, n_steps=20 if a.quick else 100, progress=False, y=yc); first = time.time()-began
+def planned(h, a):
+    "By number of steps: the paper's plan, the best plan, the best of Euler steps, and the seconds of the first two"
+    N, out, began = 20 if a.quick else 100, {}, time.time()
+    def trial(split, seed=0):
+        z, y = fresh(h, a, a.noises, split, seed)
+        return Trial(h.v, z, teacher_steps=N, cond=dict(y=y))
+    first, decide, fit = trial('calibrate'), trial('choose'), trial('choose', 1)
+    cal = calibrate(h.v, first.noise, N, progress=False, cond=first.cond)
+    cal.growth = error_growth(h.v, first.noise, cal.t, cond=first.cond)
+    for o in (decide, fit): o.end                                   # followed once, for all numbers of steps
+    shared = time.time()-began
     for k in a.budgets:
-        began = time.time(); best = cal.schedule(k, 'best', n=len(zc)); made = first+time.time()-began
-        out[k] = cal.schedule(k), best, best_schedule(h.v, zh, k, cal, 'euler', y=yh), made
+        began = time.time()
+        best = best_schedule(decide, k, cal, refine_on=fit)
+        made = shared+time.time()-began
+        out[k] = cal.schedule(k), best, best_schedule(decide, k, cal, 'euler'), made
     return out
 
-def fresh(h, a):
-    "A function that draws noise of its own and labels of all classes"
-    return lambda n, start: (noise(n, h.shape, start=start, device=a.device), class_labels(n, device=a.device))
+def fresh(h, a, n, split, seed=0):
+    "Noise and labels of all classes"
+    return noise(n, h.shape, split, seed, a.device), class_labels(n, device=a.device)
 
-def training(a, y): return dict(solver='ab2', teacher_steps=16, n_iter=a.iterations, progress=False, cond=dict(y=y), valid=min(256, len(y)//4), amp=None if a.quick else 'bf16')
+def training(a, y):
+    "Options of `straighten`"
+    return dict(solver='ab2', teacher_steps=16, n_iter=a.iterations, progress=False, cond=dict(y=y),
+                valid=min(256, len(y)//4), amp=None if a.quick else 'bf16')
 
 def students_part(h, a):
     "Equal steps, plans and a straightened network, with the teacher's pictures beside them"
-    z = fresh(h, a)
-    h.pictures['teacher'] = h.images(sample(h.v, h.z[:40], 100, y=h.y[:40])).cpu()
-    plans = planned(h, a, z); euler = plans[a.nfe][2]
+    h.pictures['teacher'] = h.images(sample(h.v, h.z[:40], 100, cond=dict(y=h.y[:40]))).cpu()
+    plans = planned(h, a)
+    euler = plans[a.nfe][2]
     for k,(paper, best, _, made) in plans.items():
         main = k==a.nfe
-        h.row(f'equal steps, {k}', h.v, uniform(k), picture=main); h.row(f"the paper's plan, {k}", h.v, paper, picture=main)
-        h.row(f'planned, {k}', h.v, best, picture=main, made_s=round(made), solver_of_plan=best.solver, knots=best.knots.tolist())
-    zt, yt = z(a.trajectories, 10**6)
-    began = time.time(); straight = straighten(h.v, euler, zt, **training(a, yt))
+        h.row(f'equal steps, {k}', h.v, uniform(k), picture=main)
+        h.row(f"the paper's plan, {k}", h.v, paper, picture=main)
+        facts = dict(made_s=round(made), solver_of_plan=best.solver, knots=best.knots.tolist())
+        h.row(f'planned, {k}', h.v, best, picture=main, **facts)
+    zt, yt = fresh(h, a, a.trajectories, 'train')
+    began = time.time()
+    straight = straighten(h.v, euler, zt, **training(a, yt))
     h.row(f'straightened, {a.nfe}', straight, euler, made_s=round(time.time()-began), knots=euler.knots.tolist())
     return {k: getattr(a, k) for k in ('nfe','noises','trajectories','iterations')}
 
 def onestep_part(h, a):
     "One step: of the teacher, straightened for it, and matched in distribution from there"
-    zt, yt = fresh(h, a)(a.trajectories, 2*10**6)
+    zt, yt = fresh(h, a, a.trajectories, 'train', 1)
     h.row('equal steps, 1', h.v, 1)
-    began = time.time(); first = straighten(h.v, uniform(1), zt, **training(a, yt))
+    began = time.time()
+    first = straighten(h.v, uniform(1), zt, **training(a, yt))
     h.row('straightened, 1', first, 1, made_s=round(time.time()-began))
     began = time.time()
-    one = match_generator(h.v, h.shape, init=first, n_iter=a.matching, bs=16 if a.quick else 96, lr=3e-5, cond=dict(y=torch.arange(10)), progress=False,
-        **(dict(online_warmup=2, valid=16) if a.quick else {}))
+    small = dict(online_warmup=2, valid=16) if a.quick else {}
+    one = match_generator(h.v, h.shape, init=first, n_iter=a.matching, bs=16 if a.quick else 96, lr=3e-5,
+                          cond=dict(y=torch.arange(10)), progress=False, **small)
     h.row('flow generator matching, 1', one, 1, made_s=round(time.time()-began))
     return {k: getattr(a, k) for k in ('trajectories','iterations','matching')}
 
@@ -122,7 +139,6 @@ def nearest(x, train, m=10):
 def front_picture(pictures, nfe, path, cols=10):
     "The same noise in every column, one row for each way to sample, as PNG"
     from matplotlib.figure import Figure
-    from boss_nb.core import image_grid
     few = {f'{say} {nfe} steps': f'{key}, {nfe}' for say,key in (('straightened,', 'straightened'), ('planned,', 'planned'), ('equal,', 'equal steps'))}
     rows = {'teacher, 100 steps': 'teacher', **few, 'matched, 1 step': 'flow generator matching, 1', 'equal, 1 step': 'equal steps, 1'}
     fig = Figure(figsize=(8.2, .72*len(rows)))

@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch.nn.functional as F
 from common import *
 from boss_nb.sample.schedule import Schedule
-from boss_nb.plan.costs import calibrate, gram_each, jump_costs
+from boss_nb.plan.costs import calibrate, error_growth, gram_each, jump_costs
 from boss_nb.core import CountNFE, image_grid, noise, seeded
 from boss_nb.judge.extractors import efficientnet_features, inception_features
 from boss_nb.train.generator import match_generator
@@ -18,10 +18,11 @@ from boss_nb.flow.nets import n_params, save_net, UNet
 from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
 from boss_nb.sample.solvers import sample
 from boss_nb.sample.schedule import uniform
-from boss_nb.plan.choose import best_schedule
+from boss_nb.plan.choose import best_schedule, plan, Trial
+from boss_nb.plan.multistep import multistep_schedule
 from boss_nb.train.states import knot_union, refine, States, teacher_states
 from boss_nb.train.straighten import straighten
-import rivals
+import other_tools
 
 # Measuring
 
@@ -90,7 +91,7 @@ def big_net(device, quick):
 def setting(a):
     "Network, noise and teacher steps of stage b"
     v = big_net(a.device, a.quick)
-    return v, noise(4 if a.quick else 128, v.shape, device=a.device), 5 if a.quick else 100
+    return v, noise(4 if a.quick else 128, v.shape, 'calibrate', device=a.device), 5 if a.quick else 100
 
 @torch.no_grad()
 def bare(net, x, n):
@@ -107,8 +108,8 @@ def facts(v, z, n=None):
 def calibration(a, left):
     "Calibration, and plain sampling, over bare evaluations of the same network"
     v, z, n = setting(a)
-    plan = lambda: calibrate(v, z, n, progress=False).cost
-    ways = {'calibration': plan, 'sample': lambda: sample(v, z, n), 'bare': lambda: bare(v, z, n)}
+    costs = lambda: calibrate(v, z, n, progress=False).cost
+    ways = {'calibration': costs, 'sample': lambda: sample(v, z, n), 'bare': lambda: bare(v, z, n)}
     took = race(ways, a.device, min(30, left()-5), 2 if a.quick else 7, now)
     ratios = {f'{k}_over_bare': over(took, k, 'bare') for k in ('calibration','sample')}
     speed = len(z)*n/summary(took['bare'])['median']
@@ -129,14 +130,17 @@ def cost_matrix(a, left):
 def planning(a, left):
     "Evaluations per second while a plan is made, over those of the bare network in the same batch"
     v, z, n = setting(a)
-    rows, z = [], z[:64]
-    for what,kw in (('multistep', {}), ('best', dict(n=min(32, len(z))))):
+    z = noise(16, v.shape, 'choose', device=a.device) if a.quick else z[:64]
+    rows = []
+    def multistep(count): multistep_schedule(calibrate(count, z, n, progress=False), 4)
+    def best(count): plan(count, z, 4, teacher_steps=n)
+    for what,make in (('multistep', multistep), ('best', best)):
         if left() < (1 if a.quick else 20): break
         count = CountNFE(v)
-        spent = clock(lambda: calibrate(count, z, n, progress=False).schedule(4, what, **kw), a.device)
+        seconds = clock(lambda: make(count), a.device)
         speed = 20*len(z)/clock(lambda: bare(v, z, 20), a.device)
         k = count.samples
-        rows.append(dict(plan=what, evaluations=k, seconds=spent, speed_over_bare=k/spent/speed))
+        rows.append(dict(plan=what, evaluations=k, seconds=seconds, speed_over_bare=k/seconds/speed))
     if not rows: raise NotHere('no time was left for a plan')
     return dict(facts(v, z, n), steps=4, rows=rows)
 
@@ -203,9 +207,9 @@ def inception(a, left):
     for k,o in (('boss_nb, float32', False), ('boss_nb, TF32 allowed', True)):
         if o and a.quick: continue
         ways[k] = functools.partial(moments, extractor=inception_features('random', device=a.device, tf32=o))
-    ways['torch-fidelity'] = lambda x,bs: rivals.fidelity(x, bs, a.device)()
+    ways['torch-fidelity'] = lambda x,bs: other_tools.fidelity(x, bs, a.device)()
     bad = importable('torchmetrics.image.fid')
-    if not bad: ways['torchmetrics'] = lambda x,bs: rivals.metrics(x, bs, a.device)()
+    if not bad: ways['torchmetrics'] = lambda x,bs: other_tools.metrics(x, bs, a.device)()
     return contest(a, left, ways, bad, 'Inception at 299 pixels, random weights')
 
 def efficientnet(a, left):
@@ -214,7 +218,7 @@ def efficientnet(a, left):
     if bad: raise NotHere(str(bad))
     ours, bad = efficientnet_features(a.device), importable('torchmetrics.image.fid')
     ways = {'boss_nb, float32': functools.partial(moments, extractor=ours)}
-    if not bad: ways['torchmetrics'] = lambda x,bs: rivals.metrics(x, bs, a.device, ours, 1280)()
+    if not bad: ways['torchmetrics'] = lambda x,bs: other_tools.metrics(x, bs, a.device, ours, 1280)()
     return contest(a, left, ways, bad, f'EfficientNet-Lite0, {ours.name}, {ours.meta["resize"]}')
 
 def spread(d, seed):
@@ -332,8 +336,8 @@ def references(a):
 def judged(a, what, v, schedule):
     "A row: Fréchet distances of as many samples as there are test images; its first ten join the picture"
     n = 32 if a.quick else 10_000
-    z = noise(n, (1,28,28), start=3*10**8, device=a.device)
-    x = sample(v, z, schedule, batch_size=1000, y=labels(a, n))
+    z = noise(n, (1,28,28), 'test', device=a.device)
+    x = sample(v, z, schedule, batch_size=1000, cond=dict(y=labels(a, n)))
     made.setdefault('pictures', {})[what] = x[:10].float().cpu()
     scores = {judge_name(e): frechet(feature_stats(x, e), ref, device=a.device) for e,ref,_ in references(a)}
     s = schedule if isinstance(schedule, Schedule) else uniform(schedule)
@@ -356,12 +360,14 @@ def many(seconds, train, few):
 def planned(a, left):
     "The teacher at many steps, at four equal ones, and at four that were planned, with and without a memory"
     v, n = current_teacher(a), 4 if a.quick else 64
-    z, N, y = noise(n, (1,28,28), device=a.device), 6 if a.quick else 100, labels(a, n)
-    cal = calibrate(v, z, N, progress=False, y=y)
-    held = noise(n, (1,28,28), start=30_000, device=a.device)
-    made['euler'] = best_schedule(v, held, 4, cal, 'euler', n_steps=N, y=y)
+    N, cond = 6 if a.quick else 100, dict(y=labels(a, n))
+    def draw_noise(split, seed=0): return noise(n, (1,28,28), split, seed, a.device)
+    cal = calibrate(v, draw_noise('calibrate'), N, progress=False, cond=cond)
+    cal.growth = error_growth(v, draw_noise('calibrate'), cal.t, cond=cond)
+    decide, fit = (Trial(v, draw_noise('choose', seed), teacher_steps=N, cond=cond) for seed in (0, 1))
+    made['euler'] = best_schedule(decide, 4, cal, 'euler')
     ways = {f'teacher, {N} steps': N, 'equal steps': uniform(4), 'planned, Euler steps': made['euler']}
-    ways['planned'] = cal.schedule(4, 'best', n=n)
+    ways['planned'] = best_schedule(decide, 4, cal, refine_on=fit)
     rows = [judged(a, k, v, s) for k,s in ways.items()]
     floors = {judge_name(e): d for e,_,d in references(a)}
     return dict(batch=n, rows=rows, training_images_at_the_same_n=floors, **draw(a))
@@ -369,8 +375,8 @@ def planned(a, left):
 def trained_for(a, v, s, seconds):
     "The teacher straightened for a schedule in some seconds, and facts about it"
     n, N = (8, 4) if a.quick else (6000, 16)
-    z, y, t = noise(n, (1,28,28), start=10**6, device=a.device), labels(a, n), refine([s], N)
-    x = teacher_states(v, z, knot_union([s], t), t, 'ab2', 1000, False, dict(y=y))
+    z, y, t = noise(n, (1,28,28), 'train', device=a.device), labels(a, n), refine([s], N)
+    x = teacher_states(v, z, knot_union([s], t), t, 'ab2', 1000, False, cond=dict(y=y))
     bs, amp = (4, None) if a.quick else (256, 'bf16')
     states = States.of(x, s.knots, dict(y=y.cpu()))
     kw = dict(states=states, bs=bs, valid=min(256, n//2), amp=amp, progress=False)
@@ -389,7 +395,7 @@ def one_step(a, left):
     v, bs, amp = current_teacher(a), *((4, None) if a.quick else (192, 'bf16'))
     first, start = trained_for(a, v, uniform(1), min(20, left()/5))
     kw = dict(init=first, cond=dict(y=torch.arange(10)), bs=bs, lr=3e-5, amp=amp, valid=bs, progress=False)
-    if a.quick: kw['how'] = dict(online_warmup=1)
+    if a.quick: kw['online_warmup'] = 1
     def train(k): return match_generator(v, (1,28,28), n_iter=k, **kw)
     student = train(2 if a.quick else many(min(90, left()-40), train, 20))
     ways = {'straightened, one step': first, 'one step': student}

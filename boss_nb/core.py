@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from fastcore.imports import IN_NOTEBOOK
+from fastcore.meta import delegates
 
 # %% ../nbs/00_core.ipynb #0f65bada
 def default_device(
@@ -47,6 +48,17 @@ def noise(
     kind = np.float64 if dtype==torch.float64 else np.float32
     z = torch.stack([torch.from_numpy(_normal(key, start+i, shape, kind)) for i in range(n)])
     return z.to(default_device(device), dtype or torch.float32)
+
+# %% ../nbs/00_core.ipynb #94a69b36
+def delegates_record(
+    to:type, # a dataclass of options
+):
+    "Show the fields of a dataclass in place of a function's `**kwargs`; see `fastcore.meta.delegates`"
+    def decorate(f):
+        f = delegates(to)(f)
+        f.__delwrap__ = to      # where the comments of the fields are found
+        return f
+    return decorate
 
 # %% ../nbs/00_core.ipynb #b587e803
 def image_grid(

@@ -4,22 +4,21 @@ import contextlib, copy, itertools, os
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # before CUDA starts: repeatable products
 import numpy as np, pytest, torch
 from fastai.basics import Callback
-from boss_nb.sample.schedule import Schedule
-from boss_nb.plan.costs import calibrate
 from boss_nb.core import noise
 from boss_nb.flow.data import digits
-from boss_nb.judge.evaluate import evaluate
-from boss_nb.judge.extractors import efficientnet_features, inception_features
-from boss_nb.train.generator import match_generator
-from boss_nb.train.loop import fit_method
-from boss_nb.judge.frechet import digit_features, feature_stats, FeatureStats, frechet, frechet_distance
-from boss_nb.flow.nets import UNet
+from boss_nb.flow.nets import digits_teacher, UNet
 from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
+from boss_nb.sample.schedule import Schedule, uniform
 from boss_nb.sample.solvers import sample
-from boss_nb.sample.schedule import uniform
+from boss_nb.plan.costs import calibrate, error_growth
+from boss_nb.plan.choose import best_schedule, Trial
+from boss_nb.train.loop import fit_method
 from boss_nb.train.states import States, teacher_states
 from boss_nb.train.straighten import straighten, StraightenCallback
-from boss_nb.flow.nets import digits_teacher
+from boss_nb.train.generator import match_generator
+from boss_nb.judge.frechet import digit_features, feature_stats, FeatureStats, frechet, frechet_distance
+from boss_nb.judge.extractors import efficientnet_features, inception_features
+from boss_nb.judge.evaluate import evaluate
 
 shape = (1,8,8)
 devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
@@ -87,11 +86,14 @@ def test_same_plan(device, exact):
 def test_same_best_plan(device):
     "The plan chosen on rollouts ends as near the teacher as that of the CPU, within a fifth"
     n = few(device, 4, 32)
-    z, zt = noise(n, shape, device='cpu'), noise(n, shape, start=10**6, device='cpu')
     def error(dev):
         v = digits_teacher(dev)
-        s = calibrate(v, z.to(dev), 12, progress=False).schedule(3, 'best', n=n)
-        return (sample(v, zt.to(dev), s)-sample(v, zt.to(dev), 12)).pow(2).mean().item()
+        z, test = (noise(n, shape, split, device='cpu').to(dev) for split in ('calibrate','test'))
+        decide, fit = (Trial(v, noise(n, shape, 'choose', seed, 'cpu').to(dev), teacher_steps=12) for seed in (0, 1))
+        cal = calibrate(v, z, 12, progress=False)
+        cal.growth = error_growth(v, z, cal.t)
+        s = best_schedule(decide, 3, cal, refine_on=fit)
+        return Trial(v, test, teacher_steps=12).error(s)
     with tf32(False, False): assert error(device) < 1.2*error('cpu')
 
 # samples

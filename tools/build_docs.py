@@ -101,6 +101,13 @@ def name_figures(nb):
         for d in datas:
             if 'text/html' in d: d['text/html'] = re.sub(r'<img(?![^>]*\balt=)', lambda m: f'<img alt="{html.escape(text)}"', ''.join(d['text/html']))
 
+def document_internals():
+    "The pages also show what is importable and not in `__all__` (`#| exporti`), which nbdev leaves out"
+    import nbdev.processors as processors
+    want = processors._want_doc
+    def want_doc(c): return want(c) or c.cell_type=='code' and c.source and 'exporti' in c.directives_ and 'hide' not in c.directives_
+    processors._want_doc = want_doc
+
 def prepare():
     "Let nbdev process the notebooks into `_proc`, then give each its page name: `00_core` is published as `core`"
     from nbdev.config import get_config
@@ -108,16 +115,17 @@ def prepare():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     table_docs()
+    document_internals()
     refresh_quarto_yml()
     _build_modidx()
     c, proc = get_config(), Path(proc_nbs(n_workers=0, force=True))
     pages = [p for p in proc.rglob('*.ipynb') if proc/c.doc_path.name not in p.parents]
     names = {p.stem: re.sub(r'^\d+[a-z]?_', '', p.stem) for p in pages}
-    host = re.compile(re.escape(f'{c.doc_host}{c.doc_baseurl}/') + r'(?=[\w/-]+\.html)')   # nbdev's doclinks are absolute
-    link = re.compile(r'(\]\(|href=["\'])((?:\.\./|\w+/)*)(\w+)(?=\.(?:ipynb|html)\b)')
+    host = re.compile(re.escape(f'{c.doc_host}{c.doc_baseurl}/') + r'(?=[\w./-]+\.html)')   # nbdev's doclinks are absolute
+    link = re.compile(r'(\]\(|href=["\'])((?:\.\./|\w+/)*)([\w.]+?)(?=\.(?:ipynb|html)\b)')
     fix = lambda s, up: link.sub(lambda m: m[1]+m[2]+names.get(m[3], m[3]), host.sub(up, ''.join(s)))
     for f in ('_quarto.yml', 'sidebar.yml'):
-        s = re.sub(r'\w+(?=\.ipynb)', lambda m: names.get(m[0], m[0]), (proc/f).read_text())
+        s = re.sub(r'[\w.]+?(?=\.ipynb)', lambda m: names.get(m[0], m[0]), (proc/f).read_text())
         if f=='_quarto.yml': s = re.sub(r'^website:', 'website:\n  llms-txt: true', s, flags=re.M)       # smalldocs writes each page as Markdown too
         (proc/f).write_text(s)
     for p in pages:
@@ -291,6 +299,15 @@ def link_methods(site):
         return m[0] if to not in ids or m[2] in ids[to] else f'href="{m[1]}#{m[2].rsplit(".", 1)[0]}"'
     for p in site.rglob('*.html'): p.write_text(re.sub(r'href="([\w./-]+\.html)#([\w.-]+\.\w+)"', lambda m: class_of(m, p.parent), p.read_text()))
 
+def unlink_private(site):
+    "A doclink to a name without an entry, such as a private helper, is no link"
+    ids = {p.resolve(): Page(p).ids for p in site.rglob('*.html')}
+    def kept(m, page):
+        to = (page.parent/m[1]).resolve() if m[1] else page.resolve()
+        return m[3] if to in ids and m[2] not in ids[to] else m[0]
+    link = re.compile(r'<a href="([\w./-]*\.html)#([\w.-]+)"[^>]*>(<code[^>]*>[^<]*</code>)</a>')
+    for p in site.rglob('*.html'): p.write_text(link.sub(lambda m: kept(m, p), p.read_text()))
+
 def broken(site, up=''):
     "Broken links and anchors inside the site, and anything loaded from outside it; `up` is the path that the site is served under"
     pages, bad, outside = {p.resolve(): Page(p) for p in site.rglob('*.html')}, [], lambda o: re.match(r'(https?:)?//', o)
@@ -323,6 +340,7 @@ def main():
     render(proc)
     go_offline(site)
     link_methods(site)
+    unlink_private(site)
     slim_icons(site)
     mend(site, base)
     for_machines(site, base, sections_of(proc))

@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core import (
-    batches, check_int, CountNFE, default_device, device_of, full_float32, nfe_per_call, noise,
-    progress_bar, run_batches, show_images, slice_cond)
+    batches, check_int, CountNFE, default_device, delegates_record, device_of, full_float32,
+    nfe_per_call, noise, progress_bar, run_batches, show_images, slice_cond)
 from ..files import atomic_write, describe_setting, fingerprint, network_of, state_digest, write_json
 from ..flow.data import image_files
 from ..flow.velocity import autocasted
@@ -359,7 +359,7 @@ def _protocol(run, facts):
                 decode=decode if run.options.decode else None, device=str(run.device))
 
 # %% ../../nbs/53_judge.evaluate.ipynb #b74e60dc
-@delegates(EvaluateOptions)
+@delegates_record(EvaluateOptions)
 def evaluate(
     v:Callable,                  # velocity `v(x, t, **cond)`; `sample` follows it
     schedule,                    # `Schedule`, increasing knots, or a number of equal steps

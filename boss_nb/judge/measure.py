@@ -23,7 +23,7 @@ from ..sample.schedule import as_knots
 from ..sample.solvers import sample, solver_of
 from ..train.processes import world
 from ..train.loop import amp_dtype
-from .frechet import feature_stats, FeatureStats, frechet, frechet_score, Score
+from .frechet import feature_stats, FeatureStats, frechet, frechet_score, Score, short_n
 from .evaluate import as_reference, evaluate, run_facts, schedule_name
 
 # %% ../../nbs/54_judge.measure.ipynb #c8ba0624
@@ -159,7 +159,8 @@ def _columns(rows):
 def _heading(k, protocol):
     "What a column is called"
     metric = protocol.get('metric', 'FD') if k=='value' else k
-    words = {'fd':'FD', 'fid':'FID', 'kid':'KID', 'kd':'KD'}
+    words, n = {'fd':'FD', 'fid':'FID', 'kid':'KID', 'kd':'KD'}, protocol.get('n')
+    if metric in ('fd','fid') and isinstance(n, int): return f'{words[metric]}-{short_n(n)}'
     return ' '.join(words.get(o, o) for o in metric.split('_'))
 
 def _format(k):

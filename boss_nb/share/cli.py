@@ -55,9 +55,10 @@ def script(f):
     @wraps(f)
     def run(*args, **kwargs):
         given = flat.bind(*args, **kwargs).arguments
-        for k,group in groups.items():
-            given[k] = group(**{o.name: given.pop(o.name) for o in fields(group) if o.name in given})
-        with script_errors(f.__name__): return f(**given)
+        with script_errors(f.__name__):
+            for k,group in groups.items():
+                given[k] = group(**{o.name: given.pop(o.name) for o in fields(group) if o.name in given})
+            return f(**given)
     run.__signature__ = flat
     return call_parse(run)
 
@@ -373,6 +374,8 @@ class SourceOptions(NetworkOptions):
     "What is sampled: a network or a student of it, and with which schedules"
     student:Param('student file or folder; brings its own schedules', str) = None
     plan:Param("plan file or folder; without one, the schedules in the model's folder, else equal steps", str) = None
+    def __post_init__(self):
+        if self.student and self.plan: raise ValueError('plan must be left out: a student brings its own schedules')
 
 @dataclass
 class Source:

@@ -123,7 +123,7 @@ def steps_left(
     return len(cal.t)-1-int((cal.t-start).abs().argmin())
 
 # %% ../../nbs/65_share.widgets.ipynb #a56d92c5
-def png(fig, dpi=110):
+def png(fig, dpi=90):
     "A figure as the bytes of a PNG"
     f = io.BytesIO()
     fig.savefig(f, format='png', dpi=dpi)
@@ -274,8 +274,9 @@ class Paths:
         raise ValueError(f'noise must be {what}, got shape {tuple(x.shape)}')
     def once(self, f, *key):
         "`f(*key)`, computed at the first call"
-        if (f.__name__, *key) not in self._known: self._known[f.__name__, *key] = f(*key)
-        return self._known[f.__name__, *key]
+        name = (f.__name__, *key)
+        if name not in self._known: self._known[name] = f(*key)
+        return self._known[name]
 
 # %% ../../nbs/65_share.widgets.ipynb #f6e05a9f
 @patch
@@ -463,7 +464,7 @@ class TrajectoryViewer(Shown):
         return self.paths.schedules[self.plan.value]
     def update(self):
         "Draw the present state"
-        self.image.value = png(self.paths.figure(self.plan.value, self.time.value, self.sample.value), 90)
+        self.image.value = png(self.paths.figure(self.plan.value, self.time.value, self.sample.value), 75)
         self.text.value = f"<code>{self.schedule.name}: {' '.join(f'{o:.3f}' for o in self.schedule)}</code>"
     def __repr__(self):
         view = View(self.paths, self.plan.value, self.time.value, self.sample.value)

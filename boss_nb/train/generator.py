@@ -377,6 +377,7 @@ def _check_steps(init, s):
     raise ValueError(f"init must be a student of the generator's own steps, {text(s)}; "
                      f"it was made for {'; '.join(map(text, init.schedules))}")
 
+# %% ../../nbs/46_train.generator.ipynb #59a7fe14
 def _check_init(init, s, rank):
     "Raise unless a generator with these steps and rank can start from `init`"
     net = init.model if isinstance(init, Straightened) else init
@@ -388,6 +389,7 @@ def _check_init(init, s, rank):
     if own!=rank: raise ValueError(f'rank must be that of init, {own}, got {rank}')
     return net
 
+# %% ../../nbs/46_train.generator.ipynb #bf60f002
 def _begin(teacher, init, s, lora, seed, checkpointing):
     "The generator before training"
     if init is None: return make_student(teacher, lora, seed, checkpointing)
@@ -428,6 +430,7 @@ def _drop_training(m):
     m.follower.opt = None
     m.follower.live.clear()
 
+# %% ../../nbs/46_train.generator.ipynb #d95dfe3c
 @takes_options(GeneratorMatchingCallback, OnlineSettings, make_student, fit_method,
                but=('method','settings','teacher','online'))
 def match_generator(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastcore.meta import delegates
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation, GradientClip
-from ..core import can_show_progress, device_of, dtype_of, out_of_memory
+from ..core import can_show_progress, delegates_record, device_of, dtype_of, out_of_memory
 from ..files import atomic_write, describe_setting, load_state
 from ..flow.velocity import interpolate
 from ..flow.nets import in_eval
@@ -414,7 +414,7 @@ class FitOptions:
         return k
 
 # %% ../../nbs/42_train.loop.ipynb #1ff2632d
-@delegates(FitOptions)
+@delegates_record(FitOptions)
 def fit_method(
     net:nn.Module,            # the network to train, changed in place; on its own device
     method:Method,            # what is drawn and what is lost

@@ -187,6 +187,7 @@ def path_loss(self:StraightenCallback,
     l = [w[i]*self.compare(u, x, S[:,i+1], (t[i+1]-t[i]).expand(len(S))) for i,(x,u) in enumerate(steps)]
     return torch.stack(l, 1).flatten()
 
+# %% ../../nbs/44_train.straighten.ipynb #74f83d37
 def _mixed(coefs, vs): return sum(c*v for c,v in zip(coefs, vs))                   # newest first
 
 @patch
@@ -197,6 +198,7 @@ def _teacher_steps(self:StraightenCallback, net, S, t, k, cond):
     v = net(S[:,:-1].flatten(0,1), t[:-1].repeat(b), **rows).unflatten(0, (b,K))
     return [(S[:,i], _mixed(self.coefs[k][i], [v[:,i-m] for m in range(i+1)])) for i in range(K)]
 
+# %% ../../nbs/44_train.straighten.ipynb #ca0f7ed4
 @patch
 def _own_steps(self:StraightenCallback, net, S, t, k, cond):
     "The same on the student's own path, whose states carry no gradient"
@@ -280,6 +282,7 @@ def lora_settings(
     rank, alpha = check_int('rank', d.get('rank', 8), 1), d.get('alpha')
     return dict(rank=rank, alpha=rank if alpha is None else alpha, targets=d.get('targets'))
 
+# %% ../../nbs/44_train.straighten.ipynb #9b3f3e6f
 def checkpoint_gradients(
     net:nn.Module, # a network, perhaps inside adapters
 )->None:
@@ -290,6 +293,7 @@ def checkpoint_gradients(
     raise ValueError('checkpointing=True needs a network with enable_gradient_checkpointing(), '
                      f'which {type(net).__name__} has not')
 
+# %% ../../nbs/44_train.straighten.ipynb #174b1609
 def make_student(
     net:nn.Module,            # the teacher, left as it is
     lora:int|dict|None=None,  # None for a copy, or a LoRA: its rank, or `dict(rank=, alpha=, targets=)`
@@ -311,6 +315,7 @@ class _Cycle:
     def __init__(self, o): self.o, self.device = o, o.device
     def __getitem__(self, i): return self.o[i % len(self.o)]
 
+# %% ../../nbs/44_train.straighten.ipynb #331078d9
 class OnlineStates:
     "Teacher states made for each batch, from noise of the split 'train'"
     online = True
@@ -380,6 +385,7 @@ def _given_states(states, schedules, t, cond):
                          f'got {states.shape[1]}')
     return States.of(states.cpu(), t[keep], cond={k:o.cpu() for k,o in own.items()}), fixed
 
+# %% ../../nbs/44_train.straighten.ipynb #6c255d82
 def _make_states(net, noise, schedules, how, cond, *, seed, folder, progress):
     "The teacher's states, as `TeacherPass` says, and the conditions that all trajectories share"
     t = how.times(schedules); keep = knot_union(schedules, t)

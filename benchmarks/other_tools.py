@@ -8,7 +8,8 @@ from boss_nb.judge.extractors import random_inception
 def fidelity_net(device):
     "torch-fidelity's Inception with our random weights, uint8 images → features `(b, 2048)`"
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    torch.save(random_inception(), f := io.BytesIO())
+    f = io.BytesIO()
+    torch.save(random_inception(), f)
     f.seek(0)
     return FeatureExtractorInceptionV3('inception', ['2048'], feature_extractor_weights_path=f).to(device)
 
