@@ -44,5 +44,5 @@ def chosen_script(
     return scripts[name]
 
 if __name__=='__main__' and Path(sys.argv[0]).name=='__main__.py':
-    script = chosen_script()                                # called from here, where fastcore looks for a command line
+    script = chosen_script()                                # it reads the words that are left
     sys.exit(script() if callable(script) else script)

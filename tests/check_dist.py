@@ -17,7 +17,7 @@ assert any(re.search(r'dist-info/.*LICENSE', n) for n in inside), 'no licence in
 m = email.message_from_bytes(zipfile.ZipFile(whl).read(next(n for n in inside if n.endswith('METADATA'))))
 assert m['Version']==version and m['Requires-Python']=='>='+ini['DEFAULT']['min_python'] and 'boss_nb' in m.get_payload(), (m['Version'], m['Requires-Python'])
 said = {'CITATION.cff': re.search(r'^version: (.+)$', (root/'CITATION.cff').read_text(), re.M)[1], 'boss_nb': re.search(r'"(.+)"', (root/'boss_nb'/'__init__.py').read_text())[1],
-        'CHANGELOG.md': re.search(r'^## (\S+)', (root/'CHANGELOG.md').read_text(), re.M)[1]}
+        'CHANGELOG.md': re.search(r'^## (\d\S*)', (root/'CHANGELOG.md').read_text(), re.M)[1]}
 assert set(said.values())=={version}, f'settings.ini says {version}, but {said}'
 assert want in (None, version), f'asked for {want}, but this is {version}'
 print(f'{whl.name}, {whl.stat().st_size/1e6:.1f} MB, {len(inside)} files; {tar.name}, {tar.stat().st_size/1e6:.1f} MB')

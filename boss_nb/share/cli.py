@@ -6,11 +6,12 @@
 __all__ = ['boss_plan', 'boss_straighten', 'boss_sample', 'boss_fid', 'boss_evaluate', 'boss_demo']
 
 # %% ../../nbs/64_share.cli.ipynb #038e4c0c
-import contextlib, inspect, os, sys, tempfile, time, warnings
+import argparse, contextlib, inspect, os, sys, tempfile, time, warnings
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from fastcore.script import call_parse, Param
+from fastcore.docments import docments
+from typing import Callable
 
 # %% ../../nbs/64_share.cli.ipynb #a61d86a2
 warnings.filterwarnings('ignore', category=FutureWarning)
@@ -27,40 +28,80 @@ def script_errors(
         raise SystemExit(2) from None
     except KeyboardInterrupt: raise SystemExit(130) from None
 
+# %% ../../nbs/64_share.cli.ipynb #3310921b
+@dataclass
+class Option:
+    "Help and type of an option"
+    help:str
+    type:type = str
+
 # %% ../../nbs/64_share.cli.ipynb #bf6cff34
 @dataclass
 class NetworkOptions:
     "Which network, and the shape of its samples"
-    model:Param("'digits' (the teacher of the package), a network file (.safetensors) or folder, "
+    model:Option("'digits' (the teacher of the package), a network file (.safetensors) or folder, "
                 'or a Rectified Flow checkpoint as in cifar10:checkpoint_8.pth', str) = 'digits'
-    shape:Param('sample shape such as 1,8,8, when the file does not say', str) = None
+    shape:Option('sample shape such as 1,8,8, when the file does not say', str) = None
 
 # %% ../../nbs/64_share.cli.ipynb #ce3fc93b
 def group_params(
-    group:type, # a dataclass, its fields annotated with `Param`
+    group:type, # a dataclass, its fields annotated with `Option`
 )->list: # `inspect.Parameter`s
     "The fields of a group of options, as parameters that carry their help"
-    def param(p):
-        help = Param(p.annotation.help, p.annotation.type)          # fastcore adds the default to its text
-        return p.replace(kind=p.KEYWORD_ONLY, annotation=help)
-    return [param(p) for p in inspect.signature(group).parameters.values()]
+    return [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(group).parameters.values()]
+
+def add_option(
+    parser:argparse.ArgumentParser,
+    p:inspect.Parameter, # its annotation is an `Option`
+):
+    "An option of the command line: a flag for a bool, an argument without dashes where there is no default"
+    o, kw = p.annotation, {}
+    if p.default is p.empty: return parser.add_argument(p.name, help=o.help, type=o.type)
+    if o.type is bool: return parser.add_argument(f'--{p.name}', help=o.help, action='store_true')
+    shown = '' if p.default is None else f' (default: {p.default})'
+    parser.add_argument(f'--{p.name}', help=o.help.replace('%','%%')+shown, type=o.type, default=p.default)
 
 # %% ../../nbs/64_share.cli.ipynb #bd5167ce
+def flat_signature(
+    f:Callable, # a function with groups of options
+)->inspect.Signature: # its own parameters and the fields of its groups, each annotated with an `Option`
+    "The options of a script"
+    sig, docs = inspect.signature(f), docments(f)
+    own, groups = [], []
+    for k,p in sig.parameters.items():
+        if is_dataclass(p.annotation): groups += group_params(p.annotation)
+        else: own.append(p.replace(annotation=Option(docs.get(k) or '', p.annotation)))
+    return sig.replace(parameters=own+groups)
+
+def from_command_line(
+    f:Callable,             # named in `usage` and errors
+    sig:inspect.Signature,  # from `flat_signature`
+)->dict: # values by name
+    "Read `sys.argv`"
+    parser = argparse.ArgumentParser(prog=f.__name__, description=f.__doc__)
+    for p in sig.parameters.values(): add_option(parser, p)
+    return vars(parser.parse_args())
+
+def is_command(
+    caller:dict, # globals of the caller
+)->bool:
+    "Whether a script is called as a console script, and not from Python"
+    return caller.get('__name__')=='__main__' and '__file__' in caller and Path(sys.argv[0]).stem.startswith('boss_')
+
 def script(f):
     "A console script: groups of options become options, and bad input one line and exit code 2"
-    sig = inspect.signature(f)
-    groups = {k: p.annotation for k,p in sig.parameters.items() if is_dataclass(p.annotation)}
-    own = [p for k,p in sig.parameters.items() if k not in groups]
-    flat = sig.replace(parameters=own + [o for g in groups.values() for o in group_params(g)])
+    flat = flat_signature(f)
+    groups = {k: p.annotation for k,p in inspect.signature(f).parameters.items() if is_dataclass(p.annotation)}
     @wraps(f)
     def run(*args, **kwargs):
+        if not (args or kwargs) and is_command(sys._getframe(1).f_globals): kwargs = from_command_line(f, flat)
         given = flat.bind(*args, **kwargs).arguments
         with script_errors(f.__name__):
             for k,group in groups.items():
                 given[k] = group(**{o.name: given.pop(o.name) for o in fields(group) if o.name in given})
             return f(**given)
     run.__signature__ = flat
-    return call_parse(run)
+    return run
 
 # %% ../../nbs/64_share.cli.ipynb #1e54a462
 def check_writable(
@@ -283,12 +324,12 @@ def boss_plan(
 @dataclass
 class TrainOptions:
     "How a student is trained"
-    n_iter:Param('training iterations', int) = 500
-    lr:Param('peak learning rate, 0 for the default', float) = 0.
-    bs:Param('network evaluations per iteration, over all parts and processes', int) = 128
-    accumulate:Param('parts a batch is cut into: less memory, same result', int) = 1
-    amp:Param('mixed precision: bf16 or fp16', str) = None
-    folder:Param('keep states, checkpoints and log here; the same command goes on where it was stopped', str) = None
+    n_iter:Option('training iterations', int) = 500
+    lr:Option('peak learning rate, 0 for the default', float) = 0.
+    bs:Option('network evaluations per iteration, over all parts and processes', int) = 128
+    accumulate:Option('parts a batch is cut into: less memory, same result', int) = 1
+    amp:Option('mixed precision: bf16 or fp16', str) = None
+    folder:Option('keep states, checkpoints and log here; the same command goes on where it was stopped', str) = None
     def __post_init__(self):
         for k in ('n_iter','bs','accumulate'):
             if getattr(self, k) < 1: raise ValueError(f'{k} must be at least 1, got {getattr(self, k)}')
@@ -372,8 +413,8 @@ def boss_straighten(
 @dataclass
 class SourceOptions(NetworkOptions):
     "What is sampled: a network or a student of it, and with which schedules"
-    student:Param('student file or folder; brings its own schedules', str) = None
-    plan:Param("plan file or folder; without one, the schedules in the model's folder, else equal steps", str) = None
+    student:Option('student file or folder; brings its own schedules', str) = None
+    plan:Option("plan file or folder; without one, the schedules in the model's folder, else equal steps", str) = None
     def __post_init__(self):
         if self.student and self.plan: raise ValueError('plan must be left out: a student brings its own schedules')
 
@@ -496,11 +537,11 @@ def _check_sample(out, json, solver, nfe):
 @dataclass
 class JudgeOptions:
     "Which features images are compared in, and how a foreign file of statistics was made"
-    extractor:Param('digits (8×8) or fashion (28×28), shipped classifiers; efficientnet, inception or dinov2', str) = 'digits'
-    weights:Param('file of the Inception weights, or folder of a DINOv2 model; default: fetched', str) = None
-    resize:Param('tf1, torch or clean, for inception', str) = None
-    convention:Param('who wrote a foreign .npz: pytorch-fid, clean-fid, edm or torch-fidelity', str) = None
-    of:Param('images that a foreign .npz is of, when known', int) = 0
+    extractor:Option('digits (8×8) or fashion (28×28), shipped classifiers; efficientnet, inception or dinov2', str) = 'digits'
+    weights:Option('file of the Inception weights, or folder of a DINOv2 model; default: fetched', str) = None
+    resize:Option('tf1, torch or clean, for inception', str) = None
+    convention:Option('who wrote a foreign .npz: pytorch-fid, clean-fid, edm or torch-fidelity', str) = None
+    of:Option('images that a foreign .npz is of, when known', int) = 0
     def features(self):
         "The extractor"
         from boss_nb.judge.extractors import extractor
