@@ -1,5 +1,5 @@
 "The parts of boss_nb.share.widgets without a browser: explorer, straightness, paths and viewer, monitor"
-import inspect, pickle, warnings
+import pickle, warnings
 import numpy as np
 import pytest, torch
 from fastai.callback.core import Callback
@@ -35,7 +35,7 @@ def plan(): return Schedule([0., .3, .7, 1.], name='paper')
 @pytest.fixture(scope='module')
 def x(): return noise(12, (2,), 'test', 8)
 @pytest.fixture(scope='module')
-def bent(flat, plan): return straighten(flat, plan, noise(200, (2,)), n_iter=60, bs=48, lr=4e-3, teacher_steps=20, progress=False)
+def bent(flat, plan): return straighten(flat, plan, noise(200, (2,)), n_iter=30, bs=48, lr=4e-3, teacher_steps=20, progress=False)
 @pytest.fixture(scope='module')
 def paths(flat, x, bent): return Paths(flat, x, student=bent, teacher_steps=20)
 @pytest.fixture(scope='module')
@@ -131,13 +131,12 @@ def test_figure_refuses(paths, kw, words):
 # the viewer
 
 def test_viewer_follows_its_sliders(flat, x, plan, bent):
-    tv = TrajectoryViewer(flat, x, schedules=[uniform(2), plan, uniform(8)], student=bent, teacher_steps=20)
-    tv.plan.value, tv.time.value, tv.sample.value = 1, tv.paths.nearest(.3), 7
-    first = shows(tv)
-    assert tv.schedule==plan and 'paper' in tv.text.value and repr(tv.schedule) in repr(tv)
-    assert change(tv, tv.time, 1.) and change(tv, tv.sample, 11) and change(tv, tv.plan, 2) and change(tv, tv.plan, 0)
+    tv = TrajectoryViewer(flat, x, schedules=[uniform(2), plan], student=bent, teacher_steps=20)
+    first, t = shows(tv), tv.paths.nearest(.3)
     assert tv.schedule.steps==2 and '2 evaluations' in repr(tv)
-    assert change(tv, tv.plan, 1) and change(tv, tv.time, tv.paths.nearest(.3)) and change(tv, tv.sample, 7)
+    assert change(tv, tv.plan, 1) and change(tv, tv.time, t) and change(tv, tv.sample, 11)
+    assert tv.schedule==plan and 'paper' in tv.text.value and repr(tv.schedule) in repr(tv)
+    assert change(tv, tv.plan, 0) and change(tv, tv.time, 0.) and change(tv, tv.sample, 0)
     assert shows(tv)==first
     assert set(tv._repr_mimebundle_())=={'image/png', 'text/plain'}             # in a test, as in a page
 
@@ -183,7 +182,7 @@ def short(flat, plan): return lambda **kw: straighten(flat, plan, noise(50, (2,)
 def test_rows_are_losses(flat):
     "Of every step, and of intervals whose weighted mean is that loss"
     m, four = TrainingMonitor(), edm(4)
-    s = straighten(flat, four, noise(100, (2,)), lora=2, n_iter=20, bs=32, solver='ab2', teacher_steps=16, cbs=m, progress=False)
+    s = straighten(flat, four, noise(100, (2,)), n_iter=20, bs=32, solver='ab2', teacher_steps=16, cbs=m, progress=False)
     at, means = m.means(20)
     assert means.shape==(20, 2+4) and m.step==20
     close(means[:,1], s.losses, 1e-5)
@@ -229,7 +228,7 @@ def test_a_resumed_run_shows_its_past(short, tmp_path):
     try: short(folder=tmp_path, save_every=3, cbs=[m, Enough()], progress=False)
     except KeyboardInterrupt: pass
     m.draw()
-    assert m.step==6 and 'step 6 of 10' in repr(m) and shows(m)
+    assert m.step==6 and shows(m)
     m = watch(short, folder=tmp_path, save_every=3)
     assert m.step==10 and ((m.rows[:,1,2:].sum(1)==0)==(np.arange(10) < 6)).all()
     assert np.isfinite(m.means(10)[1][:,:2]).all()
