@@ -1,5 +1,6 @@
 "The planner against brute force, on whatever hypothesis thinks of"
-import itertools, math
+import itertools, math, re
+from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
@@ -74,3 +75,8 @@ def test_nan_after_the_first_step_is_caught():
     with pytest.raises(FloatingPointError, match='t=0.'): calibrate(v, noise(3,(2,)), progress=False)
     E = torch.eye(4); E[2,2] = math.nan
     with pytest.raises(FloatingPointError): jump_costs(E, as_knots(5))
+
+def test_links_of_the_readme_lead_to_files():
+    root = Path(__file__).resolve().parent.parent
+    links = re.findall(r'\]\(((?!https?:|#)[^)#\s]+)', (root/'README.md').read_text())
+    assert len(links) > 20 and not [o for o in links if not (root/o).exists()]

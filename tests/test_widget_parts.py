@@ -122,7 +122,7 @@ def test_steps_start_where_the_teacher_does(paths, plan, x, flat):
     t1 = plan.knots[1].item()
     close(paths.steps_at('teacher', 0, t1/2)[1], paths.teacher_at(0)[1], 1e-5)       # the first step points where the teacher points at 0
     close(paths.teacher_at(1)[0], sample(flat, x, 20), 1e-4)
-    assert paths.nearest(t1)==t1 and paths.error('student') < paths.error('teacher')
+    assert paths.nearest(t1)==t1
 
 @pytest.mark.parametrize('kw, words', [(dict(t=1.5), 't must be between'), (dict(i=1), 'i must be'), (dict(sample=12), 'sample must be')])
 def test_figure_refuses(paths, kw, words):

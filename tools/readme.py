@@ -21,7 +21,7 @@ def readme():
             if not s.startswith('#| echo: false'): out.append(f'```python\n{s}\n```')
             out += [t for o in c['outputs'] if (t := text(o))]
     md = '\n\n'.join(out)+'\n'
-    return re.sub(r'\]\((images/|tutorials/|explanations/|api\.ipynb|\d\d[a-z]?_\w+\.ipynb)', r'](nbs/\1', md)
+    return re.sub(r'\]\((images/|tutorials/|explanations/|api\.ipynb|\d\d[a-z]?_[\w.]+\.ipynb)', r'](nbs/\1', md)
 
 if __name__ == '__main__':
     f = root/'README.md'
