@@ -98,3 +98,8 @@ def test_time_in_float32_for_those_who_want_it():
         def __call__(self, x, t): seen[self.float32_time] = (x.dtype, t.dtype); return x
     for exact in (True, False): sample(V(exact), noise(2, (2,), dtype=torch.bfloat16), 2, cond={})
     assert seen=={True: (torch.bfloat16, torch.float32), False: (torch.bfloat16, torch.bfloat16)}
+
+def test_a_misspelt_option_is_an_error():
+    v, z = (lambda x, t: -x), noise(3, (2,))
+    for f in (lambda: sample(v, z, 4, solvr='ab2'), lambda: trajectory(v, z, 4, y=1), lambda: sample_adaptive(v, z, rtoll=1.)):
+        with pytest.raises(TypeError): f()

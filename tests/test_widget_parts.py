@@ -260,3 +260,8 @@ def test_pictures_grow_with_the_run(short):
     m = Counting(1e-6)
     short(cbs=m, progress=False)
     assert m.drawn==sorted(m.drawn) and m.drawn[-1]==10
+
+def test_points_that_decode_would_make_are_refused():
+    "Only images are decoded: the plane shows the states themselves"
+    with pytest.raises(ValueError, match='decode must make images'):
+        TrajectoryViewer(lambda x,t: -x, noise(3, (4,)), schedules=[2], decode=lambda x: x[:,:2], teacher_steps=4)

@@ -127,11 +127,9 @@ def sample(
     cond:dict=None,           # conditions of `v`; tensors of length n are cut along with the samples
     batch_size:int|None=None, # samples per batch, default all at once, or as many as fit
     progress=False,           # show a progress bar over samples
-    **more,                   # SHIM 0.1: to go
 )->Tensor: # the state at the last knot, shape and dtype of `noise`
     "Follow a velocity through a schedule; raises `ValueError` on bad input and `FloatingPointError` on NaN"
     check_noise(noise)
-    cond = {**(cond or {}), **more}
     knots, step = steps_of(schedule, solver)
     tick = progress_counter(len(noise), progress)
     def part(s, c):
@@ -151,13 +149,12 @@ def trajectory(
     schedule,             # a schedule, increasing times, or a number of equal steps
     solver:str|None=None, # 'euler', 'heun', 'ab2' or 'multistep'; default the schedule's own, else 'euler'
     cond:dict=None,       # conditions of `v`
-    **more,               # SHIM 0.1: to go
 )->Tensor: # states at every knot, shape `(len(knots), n, *shape)`
     "Like `sample`, keeping every state"
     check_noise(noise)
     knots, step = steps_of(schedule, solver)
     f, x = float32_states(v, noise)
-    return torch.stack([noise, *(o.to(noise.dtype) for o in step(with_cond(f, {**(cond or {}), **more}), x, knots))])
+    return torch.stack([noise, *(o.to(noise.dtype) for o in step(with_cond(f, cond or {}), x, knots))])
 
 # %% ../../nbs/21_sample.solvers.ipynb #bc16af0e
 @torch.no_grad()
@@ -168,12 +165,11 @@ def sample_adaptive(
     atol:float=1e-5,   # absolute tolerance
     method:str='RK45', # a method of `scipy.integrate.solve_ivp`, 'DOP853' for very small tolerances
     cond:dict=None,    # conditions of `v`
-    **more,            # SHIM 0.1: to go
 )->Tensor: # state at t=1, shape and dtype of `noise`
     "Integrate with scipy's adaptive solver, to a tolerance instead of a number of steps"
     from scipy.integrate import solve_ivp
     check_noise(noise)
-    v = with_cond(v, {**(cond or {}), **more})
+    v = with_cond(v, cond or {})
     def flat(x): return x.double().cpu().flatten().numpy()
     def state(y): return torch.as_tensor(y, dtype=torch.float64).reshape(noise.shape).to(noise)
     def f(t, y): return flat(eval_velocity(v, state(y), t))

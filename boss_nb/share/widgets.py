@@ -254,7 +254,7 @@ class Paths:
         decode:Callable=None,   # states → images in [-1,1], where the states are latents
         cond:dict=None,         # conditions of the networks; tensors of length n belong to the noises
     ):
-        self.noise, self.decode = noise, decode or (lambda x: x)
+        self.noise, self.decode, self.decoded = noise, decode or (lambda x: x), decode is not None
         self.plane = self._check()
         self.nets = dict(teacher=v) | ({} if student is None else dict(student=student))
         self.schedules, self.cond, self._known = schedules_to_draw(schedules, student), cond or {}, {}
@@ -265,12 +265,12 @@ class Paths:
         own, self.shared = per_sample(self.cond, len(noise))
         self.states = States.of(x, grid[at], cond={k: o.cpu() for k,o in own.items()})
     def _check(self):
-        "Are the noises points in the plane?  Else they must be images"
+        "Whether the noises are points in the plane; else they must be images, or `decode` makes images of them"
         if not isinstance(self.noise, Tensor): raise ValueError(f'noise must be a tensor, got {type(self.noise).__name__}')
         x = self.decode(self.noise[:1])
         if x.ndim==4 and x.shape[1] in (1,3): return False
-        if tuple(x.shape[1:])==(2,): return True
-        what = 'points (n,2) or images (n,c,h,w) with 1 or 3 channels, or decode must make such'
+        if tuple(x.shape[1:])==(2,) and not self.decoded: return True
+        what = 'points (n,2) or images (n,c,h,w) with 1 or 3 channels, or decode must make images'
         raise ValueError(f'noise must be {what}, got shape {tuple(x.shape)}')
     def once(self, f, *key):
         "`f(*key)`, computed at the first call"
