@@ -6,7 +6,7 @@ import pytest, torch
 from boss_nb.core import noise
 from boss_nb.flow.data import moons
 from boss_nb.sample.schedule import as_knots, beta, edm, formulas, nfe_of, Schedule, shifted, uniform
-from boss_nb.sample.solvers import ab2_coefs, sample, trajectory
+from boss_nb.sample.solvers import ab2_coefs, sample, sample_adaptive, trajectory
 
 gm, z = moons(dtype=torch.float64), noise(25, (2,), dtype=torch.float64)
 old = Path(__file__).parent/'data'/'v0.1'
