@@ -143,7 +143,7 @@ def test_the_gpu_tutorial_runs_on_a_small_file(tmp_path, monkeypatch):
     code, small_one = '\n'.join(cells), facts['small']['cifar_like']
     for a,b in {"'checkpoint_8.pth', 'cifar10'": f"{str(data/'ncsnpp_cifar_like.pth')!r}, CONFIG", "noise(100, net.shape, 'calibrate'))": "noise(4, net.shape, 'calibrate'), 10)",
                 "noise(256, net.shape, 'calibrate'), list(ks), cal=cal)": "noise(16, net.shape, 'calibrate'), list(ks), cal=cal, teacher_steps=10, refine=False)", "noise(64, net.shape, 'test'))": "noise(16, net.shape, 'test'), teacher_steps=10)",
-                'noise(5000,': 'noise(12,', 'n_iter=6000, bs=128': 'n_iter=2, bs=4, teacher_steps=10', '(4,6,8,10)': '(2,)', 'planned[8]': 'planned[2]'}.items():
+                'noise(5000,': 'noise(12,', 'n_iter=6000, bs=128': 'n_iter=2, bs=4, teacher_steps=8', '(4,6,8,10)': '(2,)', 'planned[8]': 'planned[2]'}.items():
         assert code.count(a)==1, a
         code = code.replace(a, b)
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('MPLBACKEND', 'agg')
