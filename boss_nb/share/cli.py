@@ -29,7 +29,7 @@ def script_errors(
     except KeyboardInterrupt: raise SystemExit(130) from None
 
 # %% ../../nbs/64_share.cli.ipynb #3310921b
-@dataclass
+@dataclass(frozen=True)
 class Option:
     "Help and type of an option"
     help:str
@@ -73,14 +73,13 @@ def flat_signature(
         else: own.append(p.replace(annotation=Option(docs.get(k) or '', p.annotation)))
     return sig.replace(parameters=own+groups)
 
-def from_command_line(
-    f:Callable,             # named in `usage` and errors
-    sig:inspect.Signature,  # from `flat_signature`
-)->dict: # values by name
-    "Read `sys.argv`"
+def parser_of(
+    f:Callable, # a script: its signature is from `flat_signature`
+)->argparse.ArgumentParser:
+    "Reads the command line of a script"
     parser = argparse.ArgumentParser(prog=f.__name__, description=f.__doc__)
-    for p in sig.parameters.values(): add_option(parser, p)
-    return vars(parser.parse_args())
+    for p in inspect.signature(f).parameters.values(): add_option(parser, p)
+    return parser
 
 def is_command(
     caller:dict, # globals of the caller
@@ -94,7 +93,7 @@ def script(f):
     groups = {k: p.annotation for k,p in inspect.signature(f).parameters.items() if is_dataclass(p.annotation)}
     @wraps(f)
     def run(*args, **kwargs):
-        if not (args or kwargs) and is_command(sys._getframe(1).f_globals): kwargs = from_command_line(f, flat)
+        if not (args or kwargs) and is_command(sys._getframe(1).f_globals): kwargs = vars(parser_of(run).parse_args())
         given = flat.bind(*args, **kwargs).arguments
         with script_errors(f.__name__):
             for k,group in groups.items():
