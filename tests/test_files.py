@@ -152,7 +152,7 @@ def public_readers():
             if k.startswith('_') or getattr(o, '__module__', '')!=mod.__name__: continue
             fs = {}
             if inspect.isfunction(o): fs = {k:o}
-            elif inspect.isclass(o) and o.__module__==mod.__name__: fs = {f'{k}.{a}':getattr(o, a) for a in vars(o) if not a.startswith('_') and callable(getattr(o, a))}
+            elif inspect.isclass(o) and o.__module__==mod.__name__: fs = {f'{k}.{a}':getattr(o, a) for a in vars(o) if not a.startswith('_') and inspect.isroutine(getattr(o, a))}
             for n,f in fs.items():
                 if any(re.search('path|file|folder', a) for a in inspect.signature(f).parameters) and not re.search(r'(^|\.)(save|write)', n): yield n
 
