@@ -319,6 +319,18 @@ def _no_cudnn_tf32():
     c = torch.backends.cudnn
     return c.flags(enabled=c.enabled, benchmark=c.benchmark, deterministic=c.deterministic, allow_tf32=False)
 
+# %% ../nbs/00_core.ipynb #a9ebd56b
+def _no_tf32(stack, cuda):
+    "Full precision of float32 products until `stack` closes"
+    newer = _precisions()
+    for o in newer:
+        stack.callback(setattr, o, 'fp32_precision', o.fp32_precision)
+        o.fp32_precision = 'ieee'
+    if newer: return
+    stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision('highest')
+    if cuda: stack.enter_context(_no_cudnn_tf32())
+
 # %% ../nbs/00_core.ipynb #5f523582
 @contextlib.contextmanager
 def full_float32(
@@ -328,14 +340,29 @@ def full_float32(
     "Inside, float32 networks compute in float32 whatever autocast and TF32 are set to"
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        newer = [] if tf32 else _precisions()
-        for o in newer:
-            stack.callback(setattr, o, 'fp32_precision', o.fp32_precision)
-            o.fp32_precision = 'ieee'
-        if not (tf32 or newer):
-            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision('highest')
-            if device.type=='cuda': stack.enter_context(_no_cudnn_tf32())
+        if not tf32: _no_tf32(stack, device.type=='cuda')
+        yield
+
+# %% ../nbs/00_core.ipynb #4f2ef2f8
+def _no_autocast(stack):
+    "Autocast is off until `stack` closes"
+    for kind in ('cpu', 'cuda', 'mps', 'xpu'):
+        if torch.is_autocast_enabled(kind): stack.enter_context(torch.autocast(kind, enabled=False))
+
+@contextlib.contextmanager
+def own_settings(
+    grad:bool=False, # whether gradients are recorded
+    tf32:bool=False, # leave the caller's setting of TF32 alone
+):
+    "Inside, PyTorch is set as in a new process, in full float32; afterwards as the caller had it"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(grad))
+        _no_autocast(stack)
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type!='cpu': stack.enter_context(torch.device('cpu'))
+        if not (tf32 or os.environ.get('BOSS_TF32')): _no_tf32(stack, torch.cuda.is_available())
         yield
 
 # %% ../nbs/00_core.ipynb #4388125c

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -274,3 +275,22 @@ def describe_setting(
         return [o.solver, *o.knots.tolist(), *([describe_setting(o.coefs)] if o.coefs else [])]
     if callable(o) and hasattr(o, '__qualname__'): return o.__qualname__
     return [type(o).__name__, describe_setting(dict(sorted(getattr(o, '__dict__', {}).items())))]
+
+# %% ../nbs/01_files.ipynb #97526f1a
+def check_processes(
+    **facts, # settings of one distributed call, as for `describe_setting`
+)->None:
+    "Raise `ValueError` on every process unless all have the same facts; alone, do nothing"
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size()==1: return
+    mine, everyone = describe_setting(facts), [None]*dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    names = sorted({k for o in everyone for k in o})
+    odd = [k for k in names if any(o.get(k)!=everyone[0].get(k) for o in everyone)]
+    if not odd: return
+    said = '; '.join(f'{k} is {_listed([o.get(k) for o in everyone])}' for k in odd[:5])
+    raise ValueError(f'processes 0 to {len(everyone)-1} must be called with the same settings: {said}')
+
+def _listed(values):
+    "What each process has, shortened"
+    texts = [json.dumps(o) for o in values]
+    return ', '.join(o if len(o) <= 40 else f'{o[:28]}…{o[-8:]}' for o in texts)
