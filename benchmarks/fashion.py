@@ -9,7 +9,8 @@ from boss_nb.flow.latents import class_labels, decode, encode, fashion_autoencod
 from boss_nb.sample.schedule import uniform
 from boss_nb.sample.solvers import sample
 from boss_nb.plan.costs import calibrate, error_growth
-from boss_nb.plan.choose import best_schedule, Trial
+from boss_nb.plan.choose import best_schedule
+from boss_nb.plan.refine import Trial
 from boss_nb.train.straighten import straighten
 from boss_nb.train.generator import match_generator
 from boss_nb.judge.frechet import fashion_features, feature_stats, FeatureStats, frechet, to_uint8

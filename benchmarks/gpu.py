@@ -18,7 +18,8 @@ from boss_nb.flow.nets import n_params, save_net, UNet
 from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
 from boss_nb.sample.solvers import sample
 from boss_nb.sample.schedule import uniform
-from boss_nb.plan.choose import best_schedule, plan, Trial
+from boss_nb.plan.choose import best_schedule, plan
+from boss_nb.plan.refine import Trial
 from boss_nb.plan.multistep import multistep_schedule
 from boss_nb.train.states import knot_union, refine, States, teacher_states
 from boss_nb.train.straighten import straighten

@@ -6,7 +6,8 @@ from boss_nb.flow.data import image_mixture
 from boss_nb.flow.nets import digits_teacher
 from boss_nb.sample.schedule import as_knots, Schedule
 from boss_nb.plan.costs import calibrate, error_growth
-from boss_nb.plan.choose import best_schedule, Trial
+from boss_nb.plan.choose import best_schedule
+from boss_nb.plan.refine import Trial
 from boss_nb.plan.published import make_schedule
 from boss_nb.judge.measure import endpoint, measure, Run
 

@@ -7,7 +7,8 @@ from boss_nb.flow.data import digits
 from boss_nb.flow.nets import digits_teacher
 from boss_nb.sample.schedule import uniform
 from boss_nb.plan.costs import calibrate, error_growth
-from boss_nb.plan.choose import best_schedule, Trial
+from boss_nb.plan.choose import best_schedule
+from boss_nb.plan.refine import Trial
 from boss_nb.train.loop import fit_method
 from boss_nb.train.states import knot_union, refine, States, teacher_states
 from boss_nb.train.straighten import straighten

@@ -9,10 +9,13 @@ __all__ = []
 import importlib.metadata, sys
 from pathlib import Path
 from . import __version__
-from .share import cli
+from .share.cli import boss_plan, boss_sample, boss_straighten
+from .share.score import boss_evaluate, boss_fid
+from .share.demo import boss_demo
 
 # %% ../nbs/66_main.ipynb #52d945bd
-scripts = {k.removeprefix('boss_'): getattr(cli, k) for k in cli.__all__ if k.startswith('boss_')}
+scripts = {f.__name__.removeprefix('boss_'): f
+           for f in (boss_demo, boss_plan, boss_straighten, boss_sample, boss_fid, boss_evaluate)}
 
 def versions()->str: # 'boss_nb 0.1.0, torch 2.9.1, ...'
     "This package and what it computes with, without importing them"

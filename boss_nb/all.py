@@ -19,7 +19,8 @@ from .sample.schedule import Schedule, beta, cosine, edm, shifted, uniform
 from .sample.solvers import sample, trajectory
 from .plan.paths import shortest_path
 from .plan.costs import Calibration, calibrate
-from .plan.choose import Trial, plan
+from .plan.refine import Trial
+from .plan.choose import plan
 from .train.straighten import straighten
 from .train.generator import match_generator
 from .judge.frechet import FeatureStats, frechet_distance, read_stats

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from boss_nb.judge.evaluate import evaluate
-from boss_nb.train.loop import join_processes, world
+from boss_nb.train.processes import join_processes, world
 from boss_nb.judge.frechet import digit_stats
 from boss_nb.flow.nets import digits_teacher
 

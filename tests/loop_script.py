@@ -10,7 +10,8 @@ from boss_nb.train.processes import join_processes, world
 from boss_nb.flow.nets import MLP
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.states import States, teacher_states
-from boss_nb.train.straighten import add_lora, StraightenCallback
+from boss_nb.train.lora import add_lora
+from boss_nb.train.intervals import StraightenCallback
 
 folder, kw = Path(sys.argv[1]), dict(o.split('=') for o in sys.argv[2:])
 join_processes()

@@ -14,7 +14,7 @@ if [ "${1:-}" != --here ]; then
     . .venv-test/bin/activate
     pip install -q uv || true
     install uv .venv-test/bin/python -e '.[dev]'
-    python -W ignore -c 'import boss_nb.judge.measure, boss_nb.share.cli, boss_nb.share.pipelines, boss_nb.share.widgets, boss_nb.train.reflow, peft'     # compiled here once, not by all workers at the same time
+    python -W ignore -c 'import boss_nb.judge.measure, boss_nb.share.cli, boss_nb.share.pipelines, boss_nb.share.monitor, boss_nb.share.trajectories, boss_nb.train.reflow, peft'     # compiled here once, not by all workers at the same time
 fi
 
 if [ ! -d /usr/share/datasets/fashion-mnist ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

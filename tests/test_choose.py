@@ -9,8 +9,8 @@ from boss_nb.sample.schedule import as_knots, formulas, Schedule, shifted, unifo
 from boss_nb.sample.solvers import ab2_coefs, sample, trajectory
 from boss_nb.plan.costs import calibrate, error_growth, jump_costs
 from boss_nb.plan.multistep import ab2_schedule, multistep_schedule, pair_costs, pair_path, pair_tables
-from boss_nb.plan.choose import (
-    accept_refined, best_schedule, candidates, plan, refine_schedule, rollout_calls, rule_of, Trial)
+from boss_nb.plan.choose import accept_refined, best_schedule, candidates, plan
+from boss_nb.plan.refine import refine_schedule, rollout_calls, rule_of, Trial
 from boss_nb.plan.published import make_schedule, published
 
 gm = moons(dtype=torch.float64)

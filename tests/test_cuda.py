@@ -11,10 +11,12 @@ from boss_nb.flow.ncsnpp import NCSNpp, rf_configs
 from boss_nb.sample.schedule import Schedule, uniform
 from boss_nb.sample.solvers import sample
 from boss_nb.plan.costs import calibrate, error_growth
-from boss_nb.plan.choose import best_schedule, Trial
+from boss_nb.plan.choose import best_schedule
+from boss_nb.plan.refine import Trial
 from boss_nb.train.loop import fit_method
 from boss_nb.train.states import States, teacher_states
-from boss_nb.train.straighten import straighten, StraightenCallback
+from boss_nb.train.straighten import straighten
+from boss_nb.train.intervals import StraightenCallback
 from boss_nb.train.generator import match_generator
 from boss_nb.judge.frechet import digit_features, feature_stats, FeatureStats, frechet, frechet_distance
 from boss_nb.judge.extractors import efficientnet_features, inception_features

@@ -13,7 +13,8 @@ from boss_nb.flow.nets import share_weights
 from boss_nb.sample.schedule import Schedule, uniform
 from boss_nb.sample.solvers import sample
 from boss_nb.plan.costs import calibrate
-from boss_nb.train.straighten import add_lora, straighten
+from boss_nb.train.lora import add_lora
+from boss_nb.train.straighten import straighten
 from boss_nb.share.schedulers import heun_scheduler, plain_scheduler, scheduler_sigmas, terminal_schedule
 from boss_nb.share.tiny import tiny_embeds, tiny_flux, tiny_sana, tiny_sd3
 from boss_nb.share.pipelines import default_schedule, pipeline_mu, pipeline_velocity, set_schedule, velocity_class

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 import boss_nb, boss_nb.share.bundle as ck, boss_nb.flow.nets as mo, boss_nb.files as fi
-from boss_nb.share import cli
+from boss_nb.share import cli, demo, score, script
 from boss_nb.sample.schedule import Schedule
 from boss_nb.plan.costs import calibrate, Calibration
 from boss_nb.files import fingerprint
@@ -102,9 +102,9 @@ def pictures_of(path):
 loaders = {'load_net':load_net, 'fit_method':run_of, 'load_state':load_state, 'load_plan':load_plan, 'load_student':lambda p: load_student(p, MLP(2)),
            'Calibration.load':Calibration.load, 'Schedule.load':Schedule.load, 'FeatureStats.load':FeatureStats.load,
            'read_stats':lambda p: read_stats(p, 'edm'), 'evaluate':evaluation_of, 'read_weights':lambda p: read_weights(p, hashlib.sha256(p.read_bytes()).hexdigest()), 'image_batches':pictures_of, 'Results.load':Results.load, 'measure':table_of,
-           'load_model':lambda p: cli.load_model(str(p)), 'Bundle.from_pretrained':bundle_of, 'image_folder':picture, 'fashion_mnist':clothes, 'train_fashion':clothes_run}
+           'load_model':lambda p: script.load_model(str(p)), 'Bundle.from_pretrained':bundle_of, 'image_folder':picture, 'fashion_mnist':clothes, 'train_fashion':clothes_run}
 scripts = [lambda p: cli.boss_plan(model=p), lambda p: cli.boss_straighten(plan=p, out=p+'.out'), lambda p: cli.boss_straighten(model=p, out=p+'.out'), lambda p: cli.boss_sample(student=p, out=p+'.png'),
-           lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: cli.boss_fid(p), lambda p: cli.boss_evaluate(reference=p, convention='edm'), lambda p: cli.boss_evaluate(plan=p, nfe='2')]
+           lambda p: cli.boss_sample(plan=p, nfe=2, out=p+'.png'), lambda p: score.boss_fid(p), lambda p: score.boss_evaluate(reference=p, convention='edm'), lambda p: score.boss_evaluate(plan=p, nfe='2')]
 
 def rectified(): return pytest.importorskip('boss_nb.flow.ncsnpp').load_rectified_flow
 
@@ -139,7 +139,7 @@ def test_no_pickle_is_run_by_rectified_flow(tmp_path, suffix):
     load = rectified()
     for what,raw in payloads(canary := tmp_path/'canary'):
         (p := tmp_path/f'hostile{suffix}').write_bytes(raw)
-        for f in (lambda: load(p, 'cifar10'), lambda: load(p, 'cifar10', ema=False), lambda: cli.load_model(f'cifar10:{p}')):
+        for f in (lambda: load(p, 'cifar10'), lambda: load(p, 'cifar10', ema=False), lambda: script.load_model(f'cifar10:{p}')):
             with pytest.raises(ValueError): f()
         assert not canary.exists(), what
 
@@ -530,7 +530,7 @@ def test_shape_from_the_network(tmp_path):
     net = rf.load_rectified_flow(data/'ncsnpp_256_like.pth', json.loads((data/'ncsnpp_configs.json').read_text())['small']['256_like'])
     b = Bundle(net); x = b.sample(2, nfe=2); assert tuple(x.shape)==(2,3,32,32) and 'bundle.sample(16, nfe=10)' in b.card()
     b.save_pretrained(tmp_path/'b'); r = Bundle.from_pretrained(tmp_path/'b')
-    assert r.meta['shape']==[3,32,32] and torch.allclose(r.sample(2, nfe=2), x, atol=1e-4) and cli.load_model(str(tmp_path/'b'))[1]==(3,32,32)
+    assert r.meta['shape']==[3,32,32] and torch.allclose(r.sample(2, nfe=2), x, atol=1e-4) and script.load_model(str(tmp_path/'b'))[1]==(3,32,32)
     st = straighten(net, uniform(2), noise(2,net.shape), lora=1, n_iter=1, teacher_steps=2, valid=1, progress=False)
     assert Bundle(st).sample(1).shape==(1,3,32,32)
 

@@ -7,7 +7,7 @@ from boss_nb.core import noise, seeded
 from boss_nb.flow.nets import MLP
 from boss_nb.sample.schedule import uniform
 from boss_nb.sample.solvers import sample
-from boss_nb.share.bundle import load_student, save_student
+from boss_nb.share.students import load_student, save_student
 from boss_nb.train.generator import match_generator
 from boss_nb.train.straighten import straighten
 

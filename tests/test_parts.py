@@ -12,9 +12,11 @@ from boss_nb.files import save_state
 from boss_nb.flow.nets import load_net, MLP, save_net, UNet
 from boss_nb.sample.solvers import sample, sample_adaptive, trajectory
 from boss_nb.sample.schedule import uniform
-from boss_nb.plan.choose import best_schedule, candidates, Trial
+from boss_nb.plan.choose import best_schedule, candidates
+from boss_nb.plan.refine import Trial
 from boss_nb.train.states import refine
-from boss_nb.train.straighten import add_lora, straighten
+from boss_nb.train.lora import add_lora
+from boss_nb.train.straighten import straighten
 from boss_nb.flow.nets import digits_teacher
 from boss_nb.train.loop import train_flow
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 import forks
 from safetensors.torch import save_file
-from boss_nb.share import cli
+from boss_nb.share import cli, demo, score, script
 from boss_nb.sample.schedule import Schedule
 from boss_nb.share.bundle import Bundle
 from boss_nb.share.students import load_plan, pick, save_plan
@@ -72,7 +72,7 @@ options = dict(boss_demo='out quick rank seed json',
 @pytest.mark.parametrize('name', scripts)
 def test_options_of_version_0_1_are_there(name):
     import inspect
-    assert set(options[name].split()) <= set(inspect.signature(getattr(cli, name)).parameters)
+    assert set(options[name].split()) <= set(inspect.signature(next(getattr(m, name) for m in (cli, score, demo) if hasattr(m, name))).parameters)
 
 def test_unknown_option():
     assert run('boss_plan', '--nonsense').returncode==2
@@ -177,7 +177,7 @@ def test_bad_input(line, says, bad, tmp_path):
 
 @pytest.mark.parametrize('name', ('digits_classifier','fashion_classifier','fashion_autoencoder'))
 def test_not_a_velocity(name):
-    with pytest.raises(ValueError, match='must be a velocity network'): cli.load_model(str(weights_path(name)))
+    with pytest.raises(ValueError, match='must be a velocity network'): script.load_model(str(weights_path(name)))
 
 @pytest.mark.skipif(os.geteuid()==0, reason='root may write anywhere')
 def test_no_permission(tmp_path):
@@ -236,7 +236,7 @@ def test_points_too(tmp_path):
 
 def test_evaluate_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli.boss_evaluate(nfe='2,4', solver='euler,ab2', n=100, repeats=2, folder='rows', json='e.json')
+    score.boss_evaluate(nfe='2,4', solver='euler,ab2', n=100, repeats=2, folder='rows', json='e.json')
     r = json.loads(Path('e.json').read_text())
     assert len(r['rows'])==4 and r['protocol']['n']==100 and [o['nfe'] for o in r['rows']]==[2,4,2,4]
 
@@ -300,11 +300,11 @@ def test_pictures_in_the_range_of_the_network(tmp_path, monkeypatch):
 # Shared parts
 
 def test_check_writable(tmp_path):
-    assert cli.check_writable(tmp_path/'new'/'folder'/'x.json')==tmp_path/'new'/'folder'/'x.json' and not os.listdir(tmp_path)
+    assert script.check_writable(tmp_path/'new'/'folder'/'x.json')==tmp_path/'new'/'folder'/'x.json' and not os.listdir(tmp_path)
     (tmp_path/'f').write_text('')
-    with pytest.raises(OSError, match='is not a folder'): cli.check_writable(tmp_path/'f'/'x.json')
-    with pytest.raises(OSError, match='it is a folder'): cli.check_writable(tmp_path)
+    with pytest.raises(OSError, match='is not a folder'): script.check_writable(tmp_path/'f'/'x.json')
+    with pytest.raises(OSError, match='it is a folder'): script.check_writable(tmp_path)
 
 def test_shape_of_a_bundle(tmp_path):
     Bundle(digits_teacher(), shape=(1,8,8)).save_pretrained(tmp_path/'b')
-    assert cli.load_model(str(tmp_path/'b'))[1]==(1,8,8)
+    assert script.load_model(str(tmp_path/'b'))[1]==(1,8,8)

@@ -10,7 +10,8 @@ from boss_nb.flow.velocity import adapt
 from boss_nb.flow.nets import MLP
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.states import States, store_states, teacher_states
-from boss_nb.train.straighten import add_lora, Straightened
+from boss_nb.train.lora import add_lora
+from boss_nb.train.straighten import Straightened
 resource = pytest.importorskip('resource')   # not on Windows
 
 # the processes below are forked from one that has imported all this: a teacher of three coordinates that takes its time, 40 trajectories in batches of 4

@@ -12,7 +12,8 @@ from boss_nb.sample.schedule import edm, Schedule, uniform
 from boss_nb.sample.solvers import sample
 from boss_nb.train.loop import Perceptual
 from boss_nb.train.states import States
-from boss_nb.train.straighten import straighten, StraightenCallback, Straightened
+from boss_nb.train.straighten import straighten, Straightened
+from boss_nb.train.intervals import StraightenCallback
 
 one, z = GaussianMixture(torch.zeros(1,2), std=.3), noise(500, (2,))
 class Exact(nn.Module):

@@ -1,4 +1,4 @@
-"The parts of boss_nb.share.widgets without a browser: explorer, straightness, paths and viewer, monitor"
+"The parts of the widgets without a browser: explorer, straightness, paths and viewer, monitor"
 import pickle, warnings
 import numpy as np
 import pytest, torch
@@ -6,12 +6,14 @@ from fastai.callback.core import Callback
 from boss_nb.core import noise, seeded
 from boss_nb.flow.data import moons
 from boss_nb.flow.nets import MLP
-from boss_nb.plan.choose import Trial
+from boss_nb.plan.refine import Trial
 from boss_nb.plan.costs import calibrate, Calibration, error_growth
 from boss_nb.plan.multistep import ab2_schedule
 from boss_nb.sample.schedule import edm, Schedule, uniform
 from boss_nb.sample.solvers import sample
-from boss_nb.share.widgets import Paths, PlanExplorer, planners, straightness, TrainingMonitor, TrajectoryViewer
+from boss_nb.share.trajectories import Paths, straightness, TrajectoryViewer
+from boss_nb.share.explorer import PlanExplorer, planners
+from boss_nb.share.monitor import TrainingMonitor
 from boss_nb.train.generator import match_generator
 from boss_nb.train.loop import train_flow
 from boss_nb.train.states import States, teacher_states

@@ -1,4 +1,4 @@
-"The widgets of boss_nb.share.widgets where they live: a real JupyterLab in headless Chromium, with a hand on the sliders"
+"The widgets where they live: a real JupyterLab in headless Chromium, with a hand on the sliders"
 import base64, importlib.util, json, os, re, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
@@ -17,8 +17,10 @@ from boss_nb.plan.costs import calibrate
 from boss_nb.flow.nets import MLP
 from boss_nb.sample.schedule import uniform
 from boss_nb.train.straighten import straighten
-from boss_nb.plan.choose import Trial
-from boss_nb.share.widgets import *'''
+from boss_nb.plan.refine import Trial
+from boss_nb.share.explorer import *
+from boss_nb.share.trajectories import *
+from boss_nb.share.monitor import *'''
 explorer = "PlanExplorer(calibrate(moons(), noise(32, (2,)), 20, progress=False), Trial(moons(), noise(50, (2,), 'test'), teacher_steps=20), nfes=range(1,7))"
 viewer   = "TrajectoryViewer(moons(), noise(6, (2,)), schedules=[2, 3], teacher_steps=12)"
 monitor  = "s = straighten(MLP(2, 16), uniform(3), noise(100, (2,)), n_iter=600, bs=32, teacher_steps=9, progress=False, cbs=TrainingMonitor(.1))"

@@ -11,7 +11,7 @@ from torch import nn
 from boss_nb.core import noise
 from boss_nb.plan.costs import calibrate
 from boss_nb.sample.solvers import sample
-from boss_nb.plan.choose import Trial
+from boss_nb.plan.refine import Trial
 print('  '.join(f'{o} {version(o)}' for o in ('torch','torchvision','fastai','fastcore','peft','safetensors','scikit-learn')))
 from boss_nb.train.straighten import straighten
 

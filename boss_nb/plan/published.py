@@ -16,7 +16,8 @@ from ..sample.solvers import trajectory
 from .paths import path_tables, read_path, shortest_path
 from .costs import Calibration
 from .multistep import ab2_schedule, multistep_schedule
-from .choose import best_schedule, Trial
+from .choose import best_schedule
+from .refine import Trial
 
 # %% ../../nbs/34_plan.published.ipynb #5ff44e4c
 def sharp_euler(

@@ -13,7 +13,8 @@ from ..core import default_device, description_of, device_of
 from ..files import atomic_write, buffer_names, fingerprint, load_state, save_state
 from ..flow.nets import architectures, build_net, fill_net, share_weights
 from ..sample.schedule import Schedule
-from ..train.straighten import add_lora, Straightened
+from ..train.lora import add_lora
+from ..train.straighten import Straightened
 
 # %% ../../nbs/60_share.students.ipynb #79accf93
 def inner_network(
