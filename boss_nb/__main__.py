@@ -15,7 +15,7 @@ from .share.demo import boss_demo
 
 # %% ../nbs/66_main.ipynb #52d945bd
 scripts = {f.__name__.removeprefix('boss_'): f
-           for f in (boss_demo, boss_plan, boss_straighten, boss_sample, boss_fid, boss_evaluate)}
+           for f in (boss_plan, boss_straighten, boss_sample, boss_fid, boss_evaluate, boss_demo)}
 
 def versions()->str: # 'boss_nb 0.1.0, torch 2.9.1, ...'
     "This package and what it computes with, without importing them"

@@ -24,8 +24,8 @@ from ..sample.solvers import sample
 from .resume import load_optimizer_state, optimizer_state, seed_of
 from .processes import world
 from .loop import fit_method, l2, Method, Objective
-from .straighten import finished, run_settings, split_options, Straightened, takes_options
 from .lora import lora_settings, make_student
+from .straighten import finished, run_settings, split_options, Straightened, takes_options
 from .reflow import time_density
 
 # %% ../../nbs/46_train.generator.ipynb #584c19ab
