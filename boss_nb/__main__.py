@@ -8,10 +8,10 @@ __all__ = []
 # %% ../nbs/66_main.ipynb #24aa5f47
 import importlib.metadata, sys
 from pathlib import Path
-from . import __version__
 from .share.cli import boss_plan, boss_sample, boss_straighten
 from .share.score import boss_evaluate, boss_fid
 from .share.demo import boss_demo
+from . import __version__
 
 # %% ../nbs/66_main.ipynb #52d945bd
 scripts = {f.__name__.removeprefix('boss_'): f

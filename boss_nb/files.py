@@ -204,9 +204,10 @@ def _base_state(net):
     core = net.get_base_model() if lora else net
     prefix, inner = 'base_model.model.' if lora else '', core
     while isinstance(inner, VelocityWrapper) and hasattr(inner, 'f'): prefix, inner = f'{prefix}f.', inner.f
-    mine = lambda k: lora and 'lora_' in k and '.default.' in k
-    own = {k:o for k,o in net.state_dict().items() if not mine(k)}
-    return {k.removeprefix(prefix).replace('.base_layer.', '.'): o for k,o in own.items()}, description_of(core)
+    own = f'.{list(net.peft_config)[-1]}.' if lora else ''
+    mine = lambda k: lora and 'lora_' in k and own in k
+    rest = {k:o for k,o in net.state_dict().items() if not mine(k)}
+    return {k.removeprefix(prefix).replace('.base_layer.', '.'): o for k,o in rest.items()}, description_of(core)
 
 def _saved_fingerprint(net, lora):
     "SHA-256 over all that a file of the network holds, with its LoRA or without; '' if there is nothing"

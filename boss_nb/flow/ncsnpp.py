@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
-from ..core import default_device, seeded, unrounded
+from ..core import default_device, own_settings, seeded, unrounded
 from ..files import check_keys
 from .nets import Recomputable, Recomputing
 
@@ -391,6 +391,7 @@ def _step(step):
     return int(step) if isinstance(step, int) or isinstance(step, Tensor) and step.numel()==1 else None
 
 # %% ../../nbs/13_flow.ncsnpp.ipynb #08bc4c90
+@own_settings(grad=True)
 def load_rectified_flow(
     path:str|Path,        # `checkpoint_*.pth` of the public Rectified Flow or BOSS code
     config,               # a name in `rf_configs`, or a dict with the dicts `model` and `data`

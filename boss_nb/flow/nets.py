@@ -6,7 +6,7 @@
 __all__ = ['MLP', 'UNet', 'save_net', 'load_net', 'digits_teacher', 'digits_classifier']
 
 # %% ../../nbs/12_flow.nets.ipynb #7bc5a976
-import contextlib, importlib, math
+import importlib, math
 from copy import deepcopy
 from pathlib import Path
 from typing import Callable
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from torch import Tensor, nn
-from ..core import default_device
+from ..core import default_device, own_settings
 from ..files import buffer_names, check_keys, load_state, save_state
 
 # %% ../../nbs/12_flow.nets.ipynb #873c1b8b
@@ -193,17 +193,6 @@ def frozen_copy(
     "A frozen, eval-mode copy that shares the network's weights"
     return share_weights(v).eval() if isinstance(v, nn.Module) else v
 
-@contextlib.contextmanager
-def in_eval(
-    net:nn.Module|None, # a network, or None for nothing to do
-):
-    "Eval mode inside; afterwards every module has the mode it had"
-    was = {} if net is None else {m: m.training for m in net.modules()}
-    if was: net.eval()
-    try: yield net
-    finally:
-        for m,o in was.items(): m.training = o
-
 # %% ../../nbs/12_flow.nets.ipynb #bb2d9572
 class ConvClassifier(nn.Module):
     "Small CNN for ten classes of grey images; `features` are the activations before the last layer"
@@ -231,6 +220,7 @@ class DigitClassifier(ConvClassifier):
 architectures = dict(MLP=MLP, UNet=UNet, DigitClassifier=DigitClassifier,   # a class, or the module that has it
     NCSNpp='boss_nb.flow.ncsnpp', Autoencoder='boss_nb.flow.latents', FashionClassifier='boss_nb.flow.latents')
 
+@own_settings(grad=True)
 def build_net(
     arch:str,    # a name in `architectures`
     config:dict, # arguments of its constructor
@@ -277,6 +267,7 @@ def fill_net(
     return net
 
 # %% ../../nbs/12_flow.nets.ipynb #dc3178a0
+@own_settings(grad=True)
 def load_net(
     path:str|Path,   # file made by `save_net`
     device=None,     # see `default_device`

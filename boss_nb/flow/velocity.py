@@ -7,13 +7,15 @@ __all__ = ['interpolate', 'Velocity', 'as_velocity', 'with_time', 'from_sigma', 
            'autocasted', 'guided', 'adapt', 'explained']
 
 # %% ../../nbs/11_flow.velocity.ipynb #faba2a37
-import hashlib, warnings
+import contextlib, functools, hashlib, inspect, warnings
+from functools import partial
 from typing import Callable
 import torch
 from torch import Tensor, nn
 from ..core import (
-    description_of, device_of, eval_velocity, nfe_per_call, noise, run_batches, unrounded, unsq_to,
-    VelocityWrapper, with_cond)
+    description_of, device_of, dtype_of, eval_velocity, nfe_per_call, noise, own_settings,
+    run_batches, slice_cond, unrounded, unsq_to, VelocityWrapper, with_cond)
+from ..files import network_of
 
 # %% ../../nbs/11_flow.velocity.ipynb #96b27898
 def interpolate(
@@ -83,20 +85,22 @@ def from_data_prediction(
     eps:float=1e-3,  # times after 1-eps are read as 1-eps
 )->Velocity: # velocity
     "Read a network that predicts data as a velocity"
-    def rule(f, x, t, **cond):
-        t = t.clamp_max(1-eps)
-        return (f(x, t, **cond)-x)/unsq_to((1-t).to(x), x)
-    return Velocity(f, rule, name=f'predicts data, eps {eps:g}')
+    return Velocity(f, partial(_data_rule, eps), name=f'predicts data, eps {eps:g}')
+
+def _data_rule(eps, f, x, t, **cond):
+    t = t.clamp_max(1-eps)
+    return (f(x, t, **cond)-x)/unsq_to((1-t).to(x), x)
 
 def from_noise_prediction(
     f:Callable,      # `f(x, t, **cond)` predicts the noise x0
     eps:float=1e-3,  # times before eps are read as eps
 )->Velocity: # velocity
     "Read a network that predicts noise as a velocity"
-    def rule(f, x, t, **cond):
-        t = t.clamp_min(eps)
-        return (x-f(x, t, **cond))/unsq_to(t.to(x), x)
-    return Velocity(f, rule, name=f'predicts noise, eps {eps:g}')
+    return Velocity(f, partial(_noise_rule, eps), name=f'predicts noise, eps {eps:g}')
+
+def _noise_rule(eps, f, x, t, **cond):
+    t = t.clamp_min(eps)
+    return (x-f(x, t, **cond))/unsq_to(t.to(x), x)
 
 # %% ../../nbs/11_flow.velocity.ipynb #36358739
 def with_time(
@@ -108,8 +112,10 @@ def with_time(
     "Translate a velocity with another clock"
     if start==end: raise ValueError(f'start and end must differ, got {start} twice')
     k = end-start if rate is None else rate
-    def rule(f, x, t, **cond): return k*f(x, start+(end-start)*t, **cond)
-    return Velocity(f, rule, name='' if (start,end,k)==(0,1,1) else f'time {start:g} to {end:g}, times {k:g}')
+    name = '' if (start,end,k)==(0,1,1) else f'time {start:g} to {end:g}, times {k:g}'
+    return Velocity(f, partial(_time_rule, start, end, k), name=name)
+
+def _time_rule(start, end, k, f, x, t, **cond): return k*f(x, start+(end-start)*t, **cond)
 
 def from_sigma(
     f:Callable, # `f(x, sigma, **cond)` as in diffusers: sigma=1 is noise, the output is noise minus data
@@ -126,11 +132,12 @@ def from_edm(
     "Read a denoiser on the variance-exploding path (Karras et al. 2022) as a velocity"
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f'0 < sigma_min < sigma_max must hold, got {sigma_min} and {sigma_max}')
-    def rule(f, x, t, **cond):
-        t = t.clamp(1/(1+sigma_max), 1/(1+sigma_min)).to(x)
-        s, u = (1-t)/t, unsq_to(t, x)
-        return (f(x/u, s, **cond)-x)/(1-u)
-    return Velocity(f, rule, name=f'EDM denoiser, sigma {sigma_min:g} to {sigma_max:g}')
+    return Velocity(f, partial(_edm_rule, sigma_min, sigma_max), name=f'EDM denoiser, sigma {sigma_min:g} to {sigma_max:g}')
+
+def _edm_rule(sigma_min, sigma_max, f, x, t, **cond):
+    t = t.clamp(1/(1+sigma_max), 1/(1+sigma_min)).to(x)
+    s, u = (1-t)/t, unsq_to(t, x)
+    return (f(x/u, s, **cond)-x)/(1-u)
 
 # %% ../../nbs/11_flow.velocity.ipynb #5b006c80
 def _index_of(t, times):
@@ -164,16 +171,18 @@ def from_ddpm(
     if predicts not in ('noise','data','v'): raise ValueError(f"predicts must be noise, data or v, got {predicts!r}")
     ab = _table(alphas_bar)
     times = 1/(1+((1-ab)/ab).sqrt())                                        # our time at each index, decreasing
-    def rule(f, x, t, **cond):
-        t = t.to(torch.float32 if t.device.type=='mps' else torch.float64).clamp(times[-1].item(), times[0].item())
-        size = (t**2+(1-t)**2).sqrt()
-        a, s = (unsq_to((o/size).to(x), x) for o in (t, 1-t))
-        k = _index_of(t, times)
-        k = k.round().long() if whole else k.to(torch.float32 if x.element_size() < 4 else x.dtype)
-        y = x*(a+s)
-        x0, x1 = _ends(predicts, f(y, k, **cond), y, a, s)
-        return x1-x0
+    rule = partial(_ddpm_rule, times, predicts, whole)
     return Velocity(f, rule, name=f'DDPM, predicts {predicts}, table {_in_words(ab)}')
+
+def _ddpm_rule(times, predicts, whole, f, x, t, **cond):
+    t = t.to(torch.float32 if t.device.type=='mps' else torch.float64).clamp(times[-1].item(), times[0].item())
+    size = (t**2+(1-t)**2).sqrt()
+    a, s = (unsq_to((o/size).to(x), x) for o in (t, 1-t))
+    k = _index_of(t, times)
+    k = k.round().long() if whole else k.to(torch.float32 if x.element_size() < 4 else x.dtype)
+    y = x*(a+s)
+    x0, x1 = _ends(predicts, f(y, k, **cond), y, a, s)
+    return x1-x0
 
 def _in_words(o):
     "A value in few words, tensors by a hash of their contents"
@@ -190,8 +199,9 @@ def conditioned(
     **fixed,    # conditions to fix, the same for every batch
 )->Velocity:
     "Fix some of a velocity's conditions; those of single samples belong into `cond` of `sample` and `calibrate`"
-    def rule(f, x, t, **cond): return f(x, t, **{**fixed, **cond})
-    return Velocity(f, rule, name=_all_in_words(fixed))
+    return Velocity(f, partial(_fixed_rule, fixed), name=_all_in_words(fixed))
+
+def _fixed_rule(fixed, f, x, t, **cond): return f(x, t, **{**fixed, **cond})
 
 # %% ../../nbs/11_flow.velocity.ipynb #fdbc846b
 def broadcast(
@@ -204,10 +214,11 @@ def broadcast(
         kind = type(one[bad[0]]).__name__
         raise ValueError(f'{bad[0]} must be a tensor or numbers, got {kind}; for anything else see conditioned')
     one = {k: torch.as_tensor(o) for k,o in one.items()}
-    def rule(f, x, t, **cond):
-        rows = {k: o.to(x.device).expand(len(x), *o.shape) for k,o in one.items()}
-        return f(x, t, **rows, **cond)
-    return Velocity(f, rule, name=_all_in_words(one))
+    return Velocity(f, partial(_broadcast_rule, one), name=_all_in_words(one))
+
+def _broadcast_rule(one, f, x, t, **cond):
+    rows = {k: o.to(x.device).expand(len(x), *o.shape) for k,o in one.items()}
+    return f(x, t, **rows, **cond)
 
 # %% ../../nbs/11_flow.velocity.ipynb #0a0d7833
 def autocasted(
@@ -215,10 +226,11 @@ def autocasted(
     dtype=torch.bfloat16,  # of its matrix products and convolutions; states and results keep theirs
 )->Velocity: # with the description and fingerprint of `f`
     "Run a velocity under torch's automatic mixed precision"
-    def rule(f, x, t, **cond):
-        with torch.autocast(x.device.type, dtype): u = f(x, t, **cond)
-        return u.to(x.dtype)
-    return Velocity(f, rule)
+    return Velocity(f, partial(_autocast_rule, dtype))
+
+def _autocast_rule(dtype, f, x, t, **cond):
+    with torch.autocast(x.device.type, dtype): u = f(x, t, **cond)
+    return u.to(x.dtype)
 
 # %% ../../nbs/11_flow.velocity.ipynb #adbcb072
 def guided(
@@ -229,23 +241,27 @@ def guided(
 )->Velocity: # two evaluations per call, except at scale 0 and 1
     "Classifier-free guidance, both predictions in one batch"
     null = null if isinstance(null, dict) else {name: null}
-    def rule(f, x, t, **cond):
-        for k in null:
-            if isinstance(cond.get(k), Tensor): continue
-            raise ValueError(f'guidance needs {k}, a tensor with one condition per sample, got {cond.get(k)!r}')
-        none = {k: _like(o, cond[k]) for k,o in null.items()}
-        if scale in (0,1): return f(x, t, **(cond if scale else cond|none))
-        two = {k: torch.cat([o, none.get(k, o)]) if k in none or _per_sample(o, x) else o for k,o in cond.items()}
-        c,u = f(torch.cat([x,x]), torch.cat([t,t]), **two).chunk(2)
-        return u + scale*(c-u)
-    return Velocity(f, rule, 1 if scale in (0,1) else 2, f'guidance {scale:g}, null {_all_in_words(null)}')
+    name = f'guidance {scale:g}, null {_all_in_words(null)}'
+    return Velocity(f, partial(_guided_rule, scale, null), 1 if scale in (0,1) else 2, name)
+
+def _guided_rule(scale, null, f, x, t, **cond):
+    for k in null:
+        if isinstance(cond.get(k), Tensor): continue
+        raise ValueError(f'guidance needs {k}, a tensor with one condition per sample, got {cond.get(k)!r}')
+    none = {k: _like(o, cond[k]) for k,o in null.items()}
+    if scale in (0,1): return f(x, t, **(cond if scale else cond|none))
+    two = {k: torch.cat([o, none.get(k, o)]) if k in none or _per_sample(o, x) else o for k,o in cond.items()}
+    c,u = f(torch.cat([x,x]), torch.cat([t,t]), **two).chunk(2)
+    return u + scale*(c-u)
 
 def _like(o, y): return torch.as_tensor(o, dtype=y.dtype, device=y.device).expand_as(y)
 
 def _per_sample(o, x): return isinstance(o, Tensor) and o.ndim and len(o)==len(x)
 
 # %% ../../nbs/11_flow.velocity.ipynb #cebe42cf
-def _reversed(f, eps): return Velocity(f, lambda f, x, t, **cond: -f(x, t, **cond), name='noise minus data')
+def _reversed(f, eps): return Velocity(f, _minus, name='noise minus data')
+
+def _minus(f, x, t, **cond): return -f(x, t, **cond)
 
 _rules = dict(velocity=lambda f, eps: f, reverse=_reversed, data=from_data_prediction, noise=from_noise_prediction)
 
@@ -284,14 +300,48 @@ def adapt(
 )->Velocity: # velocity `v(x, t, **cond)`
     "Any network at states `(1-t)*noise + t*data` as a velocity; raises `ValueError` naming the argument"
     _check_adapt(net, predicts, time, guidance, null)
-    def rule(f, x, tau, **cond): return _output((call or _plain)(f, x, tau, **{**fixed, **cond}), x)
-    v = with_time(Velocity(net, rule, name=_all_in_words(fixed)), *time, rate=1)
+    v = with_time(Velocity(net, partial(_call_rule, call, fixed), name=_all_in_words(fixed)), *time, rate=1)
     v = _rules[predicts](v, eps)
     if dtype is not None: v = autocasted(v, dtype)
     return v if guidance is None else guided(v, guidance, null)
 
+def _call_rule(call, fixed, f, x, tau, **cond): return _output((call or _plain)(f, x, tau, **{**fixed, **cond}), x)
+
+# %% ../../nbs/11_flow.velocity.ipynb #2f7f3c76
+@contextlib.contextmanager
+def in_eval(
+    net:nn.Module|None, # a network, or None for nothing to do
+):
+    "Eval mode inside; afterwards every module has the mode it had"
+    was = {} if net is None else {m: m.training for m in net.modules()}
+    if was: net.eval()
+    try: yield net
+    finally:
+        for m,o in was.items(): m.training = o
+
+# %% ../../nbs/11_flow.velocity.ipynb #9539a579
+def isolated(
+    grad:bool=False,  # whether gradients are recorded
+    tf32:bool=False,  # leave the caller's setting of TF32 alone
+    of:str=None,      # the parameter that holds the velocity, default the first
+): # a decorator
+    "Run a function in settings of its own, with the network of its velocity in eval mode"
+    def decorate(f):
+        names = list(inspect.signature(f).parameters)
+        at = names.index(of) if of else 0
+        @functools.wraps(f)
+        def inner(*args, **kwargs):
+            v = args[at] if len(args) > at else kwargs.get(names[at])
+            with own_settings(grad, tf32), in_eval(_network(v)): return f(*args, **kwargs)
+        return inner
+    return decorate
+
+def _network(v):
+    "The module of a velocity, or of a record that holds one"
+    return network_of(v if isinstance(v, (nn.Module, VelocityWrapper)) else getattr(v, 'v', v))
+
 # %% ../../nbs/11_flow.velocity.ipynb #90c44a28
-@torch.no_grad()
+@isolated()
 def explained(
     v:Callable,       # velocity
     data:Tensor,      # real samples, shape `(n, *shape)`, floating, in the range the network was trained on
@@ -313,3 +363,32 @@ def explained(
         return torch.stack([*(square(eval_velocity(f, at(t), t)-u) for t in times), square(u)])
     *off, total = torch.stack(run_batches(part, len(data), batch_size, cond=cond)).sum(0)
     return 1-torch.stack(off)/total
+
+# %% ../../nbs/11_flow.velocity.ipynb #4e92755b
+asked = (0, 0, 1, 1, 1, 0)      # which of two questions, call by call: caches of a period up to four show
+check_calls = 4*len(asked)      # calls for one sample, in all
+
+def _few(v, noise, cond):
+    "Up to four samples with their conditions; all of them for a velocity with a prompt for each"
+    prompts = getattr(network_of(v), 'n_prompts', 1)
+    if prompts > 1 and 'prompt_index' not in cond: return noise[:prompts], cond
+    return noise[:4], slice_cond(cond, slice(4), len(noise))
+
+@torch.no_grad()
+def check_function(
+    v:Callable,     # velocity `v(x, t, **cond)`
+    noise:Tensor,   # states, shape `(n, *shape)`
+    cond:dict=None, # conditions
+)->int: # evaluations that the check took: network runs times samples
+    "Raise `ValueError` unless a velocity gives the same answer to the same question, also after another one"
+    x, cond = _few(v, noise, cond or {})
+    f, low = with_cond(v, cond), {dtype_of(v), x.dtype} & {torch.float16, torch.bfloat16}
+    first = {}
+    for i,q in enumerate(asked):
+        u = eval_velocity(f, x if q==0 else -x, (.3,.7)[q]).float()
+        if q not in first: first[q] = u
+        if (u-first[q]).norm() <= (3e-2 if low else 1e-3)*first[q].norm(): continue
+        why = ('the same question was answered differently twice in a row: dropout or other randomness inside?' if i==1 else
+               'an answer depends on the calls before it: a cache that skips steps, randomness, or another state inside?')
+        raise ValueError(f'the velocity is not a function of x and t: {why} Switch it off to plan, train or measure')
+    return len(asked)*len(x)*nfe_per_call(v)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from ..core import (
     batches, check_int, CountNFE, default_device, delegates_record, device_of, full_float32,
     nfe_per_call, noise, progress_bar, run_batches, show_images, slice_cond)
-from ..files import atomic_write, describe_setting, fingerprint, network_of, state_digest, write_json
+from boss_nb.files import (
+    atomic_write, check_processes, describe_setting, fingerprint, network_of, state_digest,
+    write_json)
 from ..flow.data import image_files
-from ..flow.velocity import autocasted
-from ..flow.nets import in_eval
-from ..sample.schedule import as_knots, nfe_of, Schedule
+from ..flow.velocity import autocasted, check_function, in_eval, isolated
+from ..sample.schedule import as_knots, check_ends, nfe_of, Schedule
 from ..sample.solvers import sample, solver_of
 from ..train.processes import world
 from ..train.loop import amp_dtype
@@ -229,10 +230,14 @@ class _Sampling:
     made:int = 0                                  # samples of this process
     def __post_init__(self): self.sums = _Sums(FeatureStats(meta=self.extractor.meta), [], {})
     def noise(self, a, b): return noise(b-a, self.options.shape, 'test', self.seed, 'cpu', start=a)
+    def rows(self, a, b):
+        "Conditions of samples a to b"
+        cond = slice_cond(self.cond, slice(a,b), self.n)
+        return {k: o.to(self.device) if isinstance(o, Tensor) else o for k,o in cond.items()}
+    def check_velocity(self): check_function(self.v.v, self.noise(0, 2).to(self.device), self.rows(0, 2))
     def sample(self, a, b, z):
         "Images of samples a to b"
-        cond = slice_cond(self.cond, slice(a,b), self.n)
-        cond = {k: o.to(self.device) if isinstance(o, Tensor) else o for k,o in cond.items()}
+        cond = self.rows(a, b)
         with full_float32(self.device):                        # whatever autocast and TF32 are set to outside
             x = sample(self.v, z.to(self.device), self.schedule, self.solver, cond=cond)
             return self.options.decode(x) if self.options.decode else x
@@ -293,6 +298,7 @@ def _evaluated(run, progress):
     prior = run.folder.parts() if rank==0 else []
     before = [d for ds in _gathered([d for o in prior for d in o.done]) for d in ds]
     todo = left_to_do(before, run.n, run.options.batch_size)
+    if todo: run.check_velocity()
     seconds, run.made = _walk(run, todo[rank::many], progress and rank==0)
     st, images = run.sums.stats, dict(run.sums.images)
     for o in prior: st = st.merge(o.stats); images |= o.images
@@ -359,6 +365,7 @@ def _protocol(run, facts):
                 decode=decode if run.options.decode else None, device=str(run.device))
 
 # %% ../../nbs/53_judge.evaluate.ipynb #b74e60dc
+@isolated(tf32=True)
 @delegates_record(EvaluateOptions)
 def evaluate(
     v:Callable,                  # velocity `v(x, t, **cond)`; `sample` follows it
@@ -376,12 +383,14 @@ def evaluate(
 )->Evaluation:
     "Fréchet distance of n samples to a reference, with its protocol; under `torchrun` the processes share the samples"
     n, o, cond = check_int('n', n, 2), EvaluateOptions(**kwargs), cond or {}
+    check_ends(schedule)
     reference, extractor, o.name = as_reference(reference, extractor, o.name)
     o.shape = _checked(o, reference, cond, n)
     facts = run_facts(v, schedule, solver, cond)
     facts |= dict(split='test', seed=seed, shape=list(o.shape), amp=o.amp, extractor=extractor.meta,
                   decode=fingerprint(o.decode, transient=True) if o.decode else '', identity=o.identity)
     if folder: _check_identity(facts, o.decode)
+    check_processes(n=n, reference=state_digest(dict(mu=torch.as_tensor(reference.mu), sigma=torch.as_tensor(reference.sigma))), **facts)
     count = CountNFE(autocasted(v, amp_dtype(o.amp)) if o.amp else v)
     run = _Sampling(count, schedule, solver, extractor, reference, seed, cond, n, keep, o,
                     _Folder(folder, facts), device_of(v))

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from fastcore.basics import patch
-from ..core import batches, device_of, full_float32
+from ..core import batches, device_of, full_float32, own_settings
 from ..files import atomic_write, fingerprint as net_fingerprint, write_json
 from ..flow.nets import digits_classifier, weights_path
 from ..flow.latents import fashion_classifier
@@ -427,6 +427,7 @@ def _batched(x, batch_size):
         shape = tuple(b.shape[1:])
         yield b
 
+@own_settings(tf32=True)
 def feature_stats(
     x,                    # images, shape `(n,c,h,w)`, or an iterable of batches
     extractor:Callable,   # images → features; see `digit_features`
@@ -440,6 +441,7 @@ def feature_stats(
     return st
 
 # %% ../../nbs/50_judge.frechet.ipynb #330fac11
+@own_settings(tf32=True)
 def features(
     x,                    # images, shape `(n,c,h,w)`, or an iterable of batches
     extractor:Callable,   # images → features

@@ -13,13 +13,12 @@ from typing import Callable
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from boss_nb.core import (
-    as_table, check_int, CountNFE, device_of, dtype_of, full_float32, noise, progress_bar,
-    run_batches)
+from ..core import (
+    as_table, check_int, CountNFE, device_of, dtype_of, full_float32, noise, own_settings,
+    progress_bar, run_batches)
 from ..files import describe_setting, fingerprint, network_of, state_digest, write_json
-from ..flow.velocity import autocasted
-from ..flow.nets import in_eval
-from ..sample.schedule import as_knots
+from ..flow.velocity import autocasted, check_function, in_eval
+from ..sample.schedule import as_knots, check_ends
 from ..sample.solvers import sample, solver_of
 from ..train.processes import world
 from ..train.loop import amp_dtype
@@ -77,6 +76,7 @@ def _sampled(run, z, s):
         cond = {k: o.to(z.device) if isinstance(o, Tensor) else o for k,o in cond.items()}
         return sample(v, z[rows], run.schedule, run.solver, cond=cond)
     with in_eval(network_of(run.velocity)), full_float32(z.device):
+        check_function(v.v, z, run.cond)
         x = torch.cat(run_batches(one, len(z), s.batch_size, cond=run.cond))
     return x, v.samples//len(z)
 
@@ -437,10 +437,11 @@ def make(self:_Table, run, facts, at):
     return row, x
 
 # %% ../../nbs/54_judge.measure.ipynb #c8ba064a
-def _checked(runs):
-    "Runs as a list, of which no two are the same"
+def _checked(runs, start=None):
+    "Runs as a list, of which no two are the same, and which begin at `start`"
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs: raise ValueError('runs must hold at least one')
+    for r in runs: check_ends(r.schedule, start)
     def name(r):
         weights = getattr(r.schedule, 'coefs', None)
         return r.label, *as_knots(r.schedule).tolist(), solver_of(r.schedule, r.solver), weights
@@ -467,6 +468,7 @@ def _names(rows):
     return [short(f) for f in full]
 
 # %% ../../nbs/54_judge.measure.ipynb #c8ba064b
+@own_settings(tf32=True)
 def measure(
     runs:list,               # `Run`s
     judges,                  # one or several of `endpoint`, `frechet_to`, functions of samples; or a dict, by column
@@ -481,9 +483,10 @@ def measure(
     progress=True,           # show a progress bar over runs
 )->Results:
     "A table of runs by judges; all runs share their noise"
-    runs, judges = _checked(runs), _as_judges(judges)
-    if noise is None:
-        noise = next((j.trial.noise for j in judges if isinstance(j, _Endpoint)), None)
+    judges = _as_judges(judges)
+    trial = next((j.trial for j in judges if isinstance(j, _Endpoint)), None) if noise is None else None
+    if trial: noise = trial.noise
+    runs = _checked(runs, None if trial is None and isinstance(noise, Tensor) else getattr(trial, 'start', 0.))
     s = _Setting(noise, repeats, seed, batch_size, decode, amp, progress)
     table = _Table(runs, judges, s, folder and Path(folder), keep)
     rows, xs = zip(*[table.row(r) for r in progress_bar(runs, progress)])

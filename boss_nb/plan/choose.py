@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import check_int, CountNFE, nfe_per_call, slice_cond
+from ..flow.velocity import check_calls, check_function, isolated
 from ..sample.schedule import as_knots, cosine, Schedule, shifted, uniform
 from ..sample.solvers import check_noise, sample
 from .costs import calibrate, Calibration, error_growth
@@ -96,6 +97,7 @@ def _used_with(schedule, solver):
     return schedule.solver if solver is None or schedule.solver=='multistep' else solver
 
 # %% ../../nbs/33b_plan.choose.ipynb #bb0f0948
+@isolated()
 @delegates(refine_schedule, but=['history'])
 def best_schedule(
     trial:Trial,            # what decides: noise that nothing was fitted to, a hundred samples or more
@@ -153,10 +155,10 @@ def plan_sizes(
 )->tuple: # samples to calibrate on and to choose on
     "How `plan` divides its noise; raises `ValueError` for too little of it, or too few evaluations"
     if n < 2*least_samples: raise ValueError(f'noise must hold at least {2*least_samples} samples, got {n}')
-    least = least_samples*(cost.calibrate+cost.choose)*per_call
+    least = (least_samples*(cost.calibrate+cost.choose)+check_calls)*per_call
     if spend < least: raise ValueError(f'spend must be at least {least} evaluations for this, got {spend}')
     if math.isinf(spend): return n//2, n-n//2
-    calls, few = spend//per_call, least_samples
+    calls, few = spend//per_call-check_calls, least_samples          # less what `check_function` takes
     a = min(.2*calls, calls-few*cost.choose)//max(1, cost.calibrate)
     a = int(min(max(a, few), n//2))
     b = min(.3*calls, calls-a*cost.calibrate)//cost.choose
@@ -216,6 +218,7 @@ def calibrated(
     if cal is None:
         cal = calibrate(setup.v, noise, grid=grid_with(setup.start, teacher_steps), progress=setup.progress, **part)
         used = cal.meta['evaluations']
+    else: used = check_function(setup.v, noise, part['cond'])
     if cal.growth is None and cal.teacher_steps > 1:
         counted = CountNFE(setup.v)
         growth = error_growth(counted, noise, cal.t, min(n_probes, cal.teacher_steps-1), **part)
@@ -272,6 +275,7 @@ def refine_sizes(
     return 0, 0
 
 # %% ../../nbs/33b_plan.choose.ipynb #6270628c
+@isolated()
 def plan(
     v:Callable,               # velocity `v(x, t, **cond)`
     noise:Tensor,             # noise at time 0, at least 16 samples: one half to fit on, one to choose on

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import check_int, eval_velocity, nfe_per_call, run_batches, slice_cond, with_cond
-from ..files import fingerprint, load_state, save_state
+from ..files import check_processes, fingerprint, load_state, save_state
+from ..flow.velocity import check_function, isolated
 from ..sample.schedule import as_knots, nfe_of, Schedule
 from ..sample.solvers import check_noise, float32_states, progress_counter, solvers
 from .paths import path_tables, read_path
@@ -416,7 +417,7 @@ def _facts(v, noise, solver, meta, preview):
     return facts
 
 # %% ../../nbs/31_plan.costs.ipynb #1e21f31a
-@torch.no_grad()
+@isolated()
 def calibrate(
     v:Callable,               # the teacher: velocity `v(x, t, **cond)`
     noise:Tensor,             # noise, shape `(n, *shape)`, any rank
@@ -436,14 +437,17 @@ def calibrate(
     if preview: noise, cond, teacher_steps = _first_look(noise, cond, teacher_steps)
     t = _check_calibrate(noise, teacher_steps, grid, solver, until)
     n, nfe, each, done = len(noise), nfe_of(len(t)-1, solver), [], 0
-    teacher = _Teacher(v, t, solver, batch_size, _rank_size(distributed), progress_counter(n*nfe, progress))
+    ranks = _rank_size(distributed)
+    if ranks[1] > 1: check_processes(noise=noise, cond=cond, **_facts(v, noise, solver, dict(grid=t), preview))
+    checked = check_function(v, noise, cond)*ranks[1]
+    teacher = _Teacher(v, t, solver, batch_size, ranks, progress_counter(n*nfe, progress))
     for stop in _stops(n, until):
         s = slice(done, stop)
         each.append(teacher.grams(noise[s], slice_cond(cond, s, n)))
         done = stop
         if until is not None and _is_enough(t, each, until, last=done==n): break
     teacher.tick(1)
-    spent = dict(evaluations=done*nfe*nfe_per_call(v))
+    spent = dict(evaluations=done*nfe*nfe_per_call(v)+checked)
     return Calibration(t, torch.cat(each), _facts(v, noise, solver, meta, preview) | spent)
 
 # %% ../../nbs/31_plan.costs.ipynb #b02a718d
@@ -462,7 +466,7 @@ def _follow_displaced(v, x, t, probes, solver):
     return torch.stack(made), torch.stack([size(y) for y in displaced])
 
 # %% ../../nbs/31_plan.costs.ipynb #4ee3bdcf
-@torch.no_grad()
+@isolated()
 def error_growth(
     v:Callable,               # the teacher: velocity `v(x, t, **cond)`
     noise:Tensor,             # noise, shape `(n, *shape)`

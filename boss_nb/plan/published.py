@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core import check_int, eval_velocity, with_cond
+from ..flow.velocity import isolated
 from ..sample.schedule import as_knots, formulas, Schedule
 from ..sample.solvers import trajectory
 from .paths import path_tables, read_path, shortest_path
 from .costs import Calibration
 from .multistep import ab2_schedule, multistep_schedule
-from .choose import best_schedule
 from .refine import Trial
+from .choose import best_schedule
 
 # %% ../../nbs/34_plan.published.ipynb #5ff44e4c
 def sharp_euler(
@@ -95,6 +96,7 @@ def followed(
     return kept_with(trial, ('states',solver), make)
 
 # %% ../../nbs/34_plan.published.ipynb #8642ed05
+@isolated()
 def gits(
     trial:Trial,         # velocity and noise, a few dozen samples
     steps:int,           # number of steps, at most the trial's teacher steps
@@ -126,6 +128,7 @@ def oss_layer(
     return new, come
 
 # %% ../../nbs/34_plan.published.ipynb #0a38565d
+@isolated()
 def oss(
     trial:Trial, # velocity and noise, a few dozen samples
     steps:int,   # number of steps, at most the trial's teacher steps

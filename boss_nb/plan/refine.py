@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import (
-    check_int, CountNFE, eval_velocity, nfe_per_call, progress_bar, run_batches, with_cond)
-from ..sample.schedule import as_knots, Schedule
+from boss_nb.core import (
+    check_int, CountNFE, eval_velocity, nfe_per_call, own_settings, progress_bar, run_batches,
+    with_cond)
+from ..flow.velocity import isolated
+from ..sample.schedule import as_knots, check_ends, Schedule
 from ..sample.solvers import ab2_coefs, check_noise, float32_states, sample
 from .costs import gram_each
 
@@ -47,9 +49,7 @@ class Trial:
     )->Tensor: # shape of `noise`
         "Where a schedule ends"
         k = self.start+(1-self.start)*as_knots(schedule) if isinstance(schedule, Integral) else schedule
-        first = float(as_knots(k)[0])
-        if abs(first-self.start) > 1e-6:
-            raise ValueError(f'schedule must have its first knot at {self.start:g}, got {first:g}')
+        check_ends(k, self.start)
         return sample(self.v, self.noise, k, solver, cond=self.cond, batch_size=self.batch_size)
     def __len__(self): return len(self.noise)
     def __repr__(self):
@@ -76,6 +76,7 @@ def end(self:Trial)->Tensor: # shape of `noise`
 
 # %% ../../nbs/33_plan.refine.ipynb #c9eb300a
 @patch
+@own_settings()
 def distances(self:Trial,
     x:Tensor, # samples made from `noise`, shape of `noise`
 )->Tensor: # shape `(n,)`, float64, on the CPU
@@ -244,6 +245,7 @@ def lm_step(
         lam *= 10
 
 # %% ../../nbs/33_plan.refine.ipynb #0e96118e
+@isolated()
 def refine_schedule(
     trial:Trial,           # noise to fit on, and where the teacher ends
     schedule:Schedule,     # where to begin: for Euler, 'ab2' or 'multistep', from the trial's start

@@ -25,14 +25,30 @@ def as_knots(
     knots = getattr(knots, 'knots', knots)
     if isinstance(knots, Integral):
         if knots < 1: raise ValueError(f'knots must be at least 1 step, got {knots}')
-        return torch.linspace(0, 1, int(knots)+1, dtype=torch.float64)
-    k = torch.as_tensor(knots, dtype=torch.float64).detach().cpu()
+        return torch.linspace(0, 1, int(knots)+1, dtype=torch.float64, device='cpu')
+    if isinstance(knots, Tensor): k = knots.detach().to('cpu', torch.float64)
+    else: k = torch.as_tensor(knots, dtype=torch.float64, device='cpu')
     if k.ndim!=1 or len(k)<2:
         raise ValueError(f'knots must be at least 2 times in one dimension, got shape {tuple(k.shape)}')
     if not torch.isfinite(k).all() or k[0]<0 or k[-1]>1:
         raise ValueError(f'knots must lie in [0,1], got {k[0]:.4g} to {k[-1]:.4g}')
     back = (k.diff()<=0).nonzero().flatten().tolist()
     if back: raise ValueError(f'knots must increase, got {k[back[0]]:.4g} followed by {k[back[0]+1]:.4g}')
+    return k
+
+# %% ../../nbs/20_sample.schedule.ipynb #3d7443f7
+def check_ends(
+    schedule,           # anything `as_knots` takes
+    start:float|None=0.,# where it must begin, None for anywhere
+    end:float|None=1.,  # where it must end, None for anywhere
+)->Tensor: # its knots
+    "Knots of a schedule; raises `ValueError` unless it begins and ends where it must"
+    k = as_knots(schedule)
+    if start is not None and abs(k[0]-start) > 1e-6:
+        raise ValueError(f'schedule must begin at {start:g}, where the noise is, got {k[0]:.4g}: '
+                         'from states on the way, sample(v, states, schedule) goes on')
+    if end is not None and abs(k[-1]-end) > 1e-6:
+        raise ValueError(f'schedule must end at {end:g} (data), got {k[-1]:.4g}')
     return k
 
 # %% ../../nbs/20_sample.schedule.ipynb #15297ef9

@@ -11,6 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 from ..core import eval_velocity, progress_bar, run_batches, with_cond
+from ..flow.velocity import isolated
 from .schedule import as_knots
 
 # %% ../../nbs/21_sample.solvers.ipynb #24db294f
@@ -118,7 +119,7 @@ def progress_counter(
     return tick
 
 # %% ../../nbs/21_sample.solvers.ipynb #6c88f70b
-@torch.no_grad()
+@isolated()
 def sample(
     v:Callable,               # velocity `v(x, t, **cond)`
     noise:Tensor,             # start, shape `(n, *shape)`, at the time of the first knot
@@ -142,7 +143,7 @@ def sample(
     return out
 
 # %% ../../nbs/21_sample.solvers.ipynb #b05e4b1c
-@torch.no_grad()
+@isolated()
 def trajectory(
     v:Callable,           # velocity `v(x, t, **cond)`
     noise:Tensor,         # start, shape `(n, *shape)`
@@ -157,7 +158,7 @@ def trajectory(
     return torch.stack([noise, *(o.to(noise.dtype) for o in step(with_cond(f, cond or {}), x, knots))])
 
 # %% ../../nbs/21_sample.solvers.ipynb #bc16af0e
-@torch.no_grad()
+@isolated()
 def sample_adaptive(
     v:Callable,        # velocity `v(x, t, **cond)`
     noise:Tensor,      # start, shape `(n, *shape)`

@@ -15,7 +15,7 @@ from ..core import device_of, dtype_of, noise, VelocityWrapper
 from ..files import atomic_write, fingerprint, steady
 from ..flow.velocity import Velocity
 from ..flow.nets import architectures, load_net, n_params, save_net
-from ..sample.schedule import Schedule
+from ..sample.schedule import check_ends, Schedule
 from ..sample.solvers import sample
 from ..train.straighten import Straightened
 from boss_nb.share.students import (
@@ -114,6 +114,7 @@ class Bundle(VelocityWrapper, ModelHubMixin):
             raise ValueError('this bundle holds plans and no network: sample(your_net, noise, bundle.pick(nfe))')
         z = noise if isinstance(noise, Tensor) else self._draw(noise, seed)
         steps = self.pick(nfe) if self.schedules or nfe is None else nfe
+        if not isinstance(noise, Tensor): check_ends(steps)
         return sample(self.net, z, steps, batch_size=batch_size, cond=cond)
 
 # %% ../../nbs/60b_share.bundle.ipynb #aeb9c0bc

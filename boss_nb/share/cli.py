@@ -314,11 +314,13 @@ def boss_sample(
     "Sample from a network, a plan or a straightened student"
     from boss_nb.core import CountNFE, device_of, noise
     from boss_nb.files import write_json
+    from boss_nb.sample.schedule import check_ends
     from boss_nb.sample.solvers import sample, solver_of
     from boss_nb.share.students import inner_network
     _check_sample(out, json, solver, nfe)
     s = load_source(source)
     schedule, own = schedule_of(s, nfe, bool(source.plan))
+    check_ends(schedule)
     if Path(out).suffix=='.png' and (len(s.shape)!=3 or s.shape[0] not in (1,3)):
         raise ValueError(f'samples of shape {s.shape} are not images: give --out FILE.safetensors')
     v = CountNFE(s.v)

@@ -47,15 +47,25 @@ def _parse_sigmas(text):
     d = d if isinstance(d, dict) else dict(sigmas=d)
     return d | dict(sigmas=[float(o) for o in d['sigmas']])
 
+def _whole(d, writer):
+    "The facts with sigmas that end where their writer meant; `ValueError` where that is not known"
+    if writer not in (None, 'comfy', 'diffusers'): raise ValueError(f"writer must be 'comfy' or 'diffusers', got {writer!r}")
+    s = d['sigmas']
+    if not s or s[-1]==0 or writer=='comfy' or d.get('kind')=='boss_nb.sigmas': return d
+    if writer=='diffusers': return d | dict(sigmas=[*s, 0.])
+    raise ValueError(f"the last is {s[-1]:g} and not 0: say writer='diffusers' for a list for sigmas=, "
+                     "to which its scheduler adds the 0, or writer='comfy' for steps that stop there")
+
 # %% ../../nbs/63_share.comfy.ipynb #40fec048
 def read_sigmas(
-    text:str|Path, # what `comfy_sigmas` returned, a JSON list as `[1.0, 0.5, 0.0]`, or the path of a file with either
+    text:str|Path,       # what `comfy_sigmas` returned, a JSON list as `[1.0, 0.5, 0.0]`, or the path of a file with either
+    writer:str|None=None,# 'diffusers' for a list for `sigmas=`, without the final 0; 'comfy' for one that may stop before 0
 )->Schedule:
     "Sigmas as text or from a file back to a schedule; raises `ValueError` for anything else"
     source = 'the text'
     if isinstance(text, Path) or os.path.isfile(text): source, text = text, Path(text).read_text()
     try:
-        d = _parse_sigmas(text)
+        d = _whole(_parse_sigmas(text), writer)
         knots = 1-torch.tensor(d['sigmas'], dtype=torch.float64)
     except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise ValueError(f'{source} does not hold sigmas: {e}') from None

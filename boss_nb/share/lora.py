@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from fastcore.meta import delegates
-from ..files import atomic_write, load_state, state_header
+from ..core import dtype_of
+from ..files import atomic_write, load_state, state_digest, state_header
 from ..sample.schedule import Schedule
+from ..train.lora import adapted_layers
 from ..train.straighten import straighten, Straightened
+from .students import check_lora_config
 from .pipelines import pipeline_mu, PipelineVelocity, set_schedule
 
 # %% ../../nbs/62_share.lora.ipynb #7fa99cd6
@@ -68,10 +71,16 @@ def _bare(k): return k.removeprefix('base_model.model.').removeprefix('transform
 
 def _adapter_settings(cfg):
     "The settings of a LoRA, as pipelines record them"
-    keep = {k: getattr(cfg, k, None) for k in ('use_rslora','use_dora','rank_pattern','alpha_pattern')}
-    targets = cfg.target_modules
+    targets, ranks = cfg.target_modules, dict(cfg.rank_pattern or {})
     targets = targets if isinstance(targets, str) else sorted(map(_bare, targets))
-    return {k:o for k,o in keep.items() if o} | dict(r=cfg.r, lora_alpha=cfg.lora_alpha, target_modules=targets)
+    patterns = dict(rank_pattern=ranks, alpha_pattern=ranks) if ranks else {}
+    return dict(r=cfg.r, lora_alpha=cfg.r, target_modules=targets) | patterns        # the factor is in the matrices
+
+def _scaled(state, carrier, name):
+    "Matrices with the factor alpha/rank of their layer in B, so that a loader of tensors needs to know no alpha"
+    factors = {_bare(n): m.scaling[name] for n,m in adapted_layers(carrier).items() if name in m.scaling}
+    b = '.lora_B.weight'
+    return {k: o*factors[k.removesuffix(b)] if k.endswith(b) else o for k,o in state.items()}
 
 # %% ../../nbs/62_share.lora.ipynb #0e81aa42
 def _schedules_for(student, schedules):
@@ -102,11 +111,14 @@ def save_pipeline_lora(
     schedules = _schedules_for(student, schedules)
     v, carrier, name, cfg = _adapter_of(student)
     state = get_peft_model_state_dict(carrier, adapter_name=name)
+    check_lora_config(cfg)
     state = {_bare(k): o.detach().cpu().contiguous() for k,o in state.items()}
+    state = _scaled(state, carrier, name)
     bad = [k for k,o in state.items() if not torch.isfinite(o).all()]
     if bad: raise FloatingPointError(f'not saved: {bad[0]} holds NaN or infinity')
     facts = dict(kind='boss_nb.pipeline_lora', pipeline=type(v.pipe).__name__, transformer=type(v.transformer).__name__,
-        layers=_layers(v.transformer), height=v.height, width=v.width, scales=v.scales,
+        layers=_layers(v.transformer), base=_base_digest(v.transformer, name), base_dtype=str(dtype_of(v.transformer)),
+        height=v.height, width=v.width, scales=v.scales,
         schedules=[s.to_dict() for s in schedules], meta=meta)
     return _write_lora(_lora_path(path), v, state, _adapter_settings(cfg), facts)
 
@@ -129,6 +141,42 @@ def lora_schedules(
     try: return [Schedule.from_dict(o) for o in lora_facts(path)['schedules']]
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f'{path} holds a broken schedule: {e}') from None
+
+# %% ../../nbs/62_share.lora.ipynb #c2d0ee63
+def _base_digest(net, adapter):
+    "SHA-256 over the weights of a network and of its other adapters"
+    rest = {k:o for k,o in net.state_dict().items() if not ('lora_' in k and f'.{adapter}.' in k)}
+    return state_digest({k.replace('.base_layer.', '.'): o for k,o in rest.items()})
+
+def _adapter_like(net, state):
+    "The adapter of a network that holds these matrices, None when there is none"
+    layers = adapted_layers(net)
+    for name in sorted({o for m in layers.values() for o in m.lora_A}):
+        mine = {f'{n}.lora_{x}.weight': getattr(m, f'lora_{x}')[name].weight
+                for n,m in layers.items() if name in m.lora_A for x in 'AB'}
+        if set(mine)==set(state) and all(_same(o, state[k]) for k,o in mine.items()): return name
+
+def _same(a, b):
+    "Equal, but for the rounding to a dtype"
+    return a.shape==b.shape and torch.equal(a.detach().cpu(), b.to(a.dtype))
+
+# %% ../../nbs/62_share.lora.ipynb #2abaad8f
+def _check_loaded(net, path, facts):
+    "Raise `ValueError` unless the LoRA of a file is at work in a network, at full strength, on the base it was made for"
+    state = {_bare(k): o for k,o in load_state(path)[0].items()}
+    name = _adapter_like(net, state)
+    if name is None:
+        raise ValueError(f'the LoRA of {path} is not loaded: call pipe.load_lora_weights({str(path.parent)!r}) first (and fuse it after this)')
+    layers = [m for m in adapted_layers(net).values() if name in m.lora_A]
+    on = [name in m.merged_adapters or (not m.disable_adapters and name in m.active_adapters) for m in layers]
+    if not all(on): raise ValueError(f'the LoRA {name!r} of {path} is switched off: pipe.enable_lora(), or pipe.set_adapters({name!r})')
+    weights = sorted({round(float(m.scaling[name]), 6) for m in layers})
+    if weights!=[1.]:
+        raise ValueError(f'the LoRA {name!r} runs at strength {", ".join(map(str, weights))}, its schedule is for 1: '
+                         f'pipe.set_adapters({name!r}, 1.)')
+    comparable = facts.get('base') and facts.get('base_dtype')==str(dtype_of(net)) and not any(m.merged for m in layers)
+    if comparable and facts['base']!=_base_digest(net, name):
+        raise ValueError(f"this LoRA was made for another {facts['transformer']}: the same layers with other weights, or with other adapters")
 
 # %% ../../nbs/62_share.lora.ipynb #56e91326
 def _check_transformer(net, facts):
@@ -156,10 +204,11 @@ def use_lora_schedule(
     width:int|None=None,  # pixels
     mu:float|None=None,   # of dynamic shifting, default computed from the size
 )->list: # what to give the pipeline as `sigmas=`
-    "Set the schedule that belongs to a LoRA; refuses another number of steps and another network"
+    "Set the schedule that belongs to a LoRA; refuses another number of steps or network, and a LoRA that is not at work"
     facts, schedules = lora_facts(path), lora_schedules(path)
     _check_transformer(pipe.transformer, facts)
     schedule, h, w = _lora_schedule(schedules, nfe), facts['height'], facts['width']
+    _check_loaded(pipe.transformer, _lora_path(path), facts)
     if height is None and width is None and mu is None and pipeline_mu(pipe, h, w)!=pipeline_mu(pipe):
         warnings.warn("the scheduler shifts by the size of the image, and these sigmas are for the LoRA's: "
             f'call the pipeline with height={h}, width={w} (and give them here), '

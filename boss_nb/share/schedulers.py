@@ -154,7 +154,13 @@ def _heun_class():
             s = torch.cat([s[:1], s[1:].repeat_interleave(2)])
             self.timesteps = s*self.config.num_train_timesteps
             self.sigmas = torch.cat([s, s.new_zeros(1)])
+    FlowMatchHeunSigmas.__module__, FlowMatchHeunSigmas.__qualname__ = __name__, 'FlowMatchHeunSigmas'
     return FlowMatchHeunSigmas
+
+def __getattr__(name):
+    "The class is made when it is first needed, since its base is in diffusers; pickles and saved pipelines find it here"
+    if name=='FlowMatchHeunSigmas': return _heun_class()
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../../nbs/60c_share.schedulers.ipynb #62f897ad
 def heun_scheduler(

@@ -9,11 +9,11 @@ __all__ = ['save_plan', 'load_plan', 'save_student', 'load_student']
 import hashlib, json, warnings
 from pathlib import Path
 from torch import nn
-from ..core import default_device, description_of, device_of
+from ..core import default_device, description_of, device_of, own_settings
 from ..files import atomic_write, buffer_names, fingerprint, load_state, save_state
 from ..flow.nets import architectures, build_net, fill_net, share_weights
 from ..sample.schedule import Schedule
-from ..train.lora import add_lora
+from ..train.lora import add_lora, trained_adapter
 from ..train.straighten import Straightened
 
 # %% ../../nbs/60_share.students.ipynb #79accf93
@@ -145,16 +145,31 @@ def pick(
         if s.nfe==nfe: return s
     raise ValueError(f"nfe must be one of the plan's budgets {sorted(s.nfe for s in schedules)}, got {nfe}")
 
+# %% ../../nbs/60_share.students.ipynb #dde2a55d
+def check_lora_config(
+    cfg,      # a `peft.LoraConfig`
+    more=(),  # further settings that the file cannot keep
+)->None:
+    "Raise `ValueError` for a LoRA with parts that a file of matrices does not hold"
+    parts = dict(lora_bias=bool(getattr(cfg, 'lora_bias', False)), bias=cfg.bias!='none', modules_to_save=bool(cfg.modules_to_save),
+                 use_dora=bool(getattr(cfg, 'use_dora', False)))
+    parts |= {k: bool(getattr(cfg, k, None)) for k in more}
+    odd = [f'{k}={getattr(cfg, k)!r}' for k,o in parts.items() if o]
+    if odd: raise ValueError(f"this LoRA was made with {', '.join(odd)}, which the file cannot hold, and a loader would leave out: "
+                             'merge it into the network (merge_and_unload) and save that, or train one without')
+
 # %% ../../nbs/60_share.students.ipynb #4a777509
 def _lora_names(model):
     "Matrices of the LoRA in a `PeftModel`: name in files → name in the model"
-    short = lambda k: k.removeprefix('base_model.model.').replace('.default.', '.')
-    return {short(k): k for k in model.state_dict() if 'lora_' in k and '.default.' in k}
+    own = f'.{trained_adapter(model)}.'
+    short = lambda k: k.removeprefix('base_model.model.').replace(own, '.')
+    return {short(k): k for k in model.state_dict() if 'lora_' in k and own in k}
 
 def _student_facts(model, base):
     "Kind of a student, what builds it again, and the fingerprint of its base"
     if hasattr(model, 'peft_config'):
-        cfg = model.peft_config['default']
+        cfg = model.peft_config[trained_adapter(model)]
+        check_lora_config(cfg, ('use_rslora', 'rank_pattern', 'alpha_pattern'))
         lora = dict(rank=cfg.r, alpha=cfg.lora_alpha, targets=sorted(cfg.target_modules))
         return dict(kind='boss_nb.lora', lora=lora, base=fingerprint(model))
     facts, arch = dict(kind='boss_nb.full', base=base and fingerprint(base)), type(model).__name__
@@ -180,6 +195,7 @@ def save_student(
 def _load_lora(path, state, facts, base):
     "The base with the LoRA of a file; `ValueError` on another base"
     if base is None: raise ValueError(f'{path} is a LoRA: give the base network it was made for')
+    if hasattr(base, 'get_base_model'): base = base.get_base_model()              # with its adapters
     if differs := fingerprint_mismatch(facts.get('base'), base):
         raise ValueError(f'{path} was made for another base network, or the same in another dtype ({differs})')
     try: net = add_lora(base, *[facts['lora'][k] for k in ('rank','alpha','targets')])
@@ -211,6 +227,7 @@ def _own_weights(net):
     return net
 
 # %% ../../nbs/60_share.students.ipynb #4551a5fb
+@own_settings(grad=True)
 def load_student(
     path:str|Path,       # file written by `save_student`
     base:nn.Module=None, # of a LoRA the network it was made for; of a foreign module one like it

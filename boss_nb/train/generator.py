@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from ..core import check_int, device_of, dtype_of, noise, unsq_to, with_cond
 from ..files import describe_setting
-from ..flow.velocity import autocasted, interpolate
+from ..flow.velocity import autocasted, check_function, interpolate, isolated
 from ..flow.nets import frozen_copy
-from ..sample.schedule import as_knots, Schedule, uniform
+from ..sample.schedule import as_knots, check_ends, Schedule, uniform
 from ..sample.solvers import sample
 from .resume import load_optimizer_state, optimizer_state, seed_of
 from .processes import world
 from .loop import fit_method, l2, Method, Objective
-from .lora import lora_settings, make_student
+from .lora import lora_settings, make_student, trained_adapter
 from .straighten import finished, run_settings, split_options, Straightened, takes_options
 from .reflow import time_density
 
@@ -385,7 +385,7 @@ def _check_init(init, s, rank):
     is_lora = hasattr(net, 'get_base_model')
     if rank and not is_lora: raise ValueError('init must be a LoRA student when lora is given')
     if is_lora and not rank: raise ValueError('init must be a full network without lora: a LoRA needs lora=')
-    own = net.peft_config['default'].r if is_lora else rank
+    own = net.peft_config[trained_adapter(net)].r if is_lora else rank
     if own!=rank: raise ValueError(f'rank must be that of init, {own}, got {rank}')
     return net
 
@@ -395,7 +395,7 @@ def _begin(teacher, init, s, lora, seed, checkpointing):
     if init is None: return make_student(teacher, lora, seed, checkpointing)
     net = _check_init(init, s, lora_settings(lora)['rank'])
     if lora is None: return make_student(net, None, seed, checkpointing)
-    cfg = net.peft_config['default']
+    cfg = net.peft_config[trained_adapter(net)]
     same = dict(rank=cfg.r, alpha=cfg.lora_alpha, targets=sorted(cfg.target_modules))
     g = make_student(teacher, same, seed, checkpointing)
     g.load_state_dict(g.state_dict() | {k:o for k,o in net.state_dict().items() if 'lora_' in k})
@@ -406,6 +406,7 @@ def _generator_schedule(schedule):
     "The generator's steps as a `Schedule`"
     if isinstance(schedule, int): s = uniform(schedule)
     else: s = schedule if isinstance(schedule, Schedule) else Schedule(as_knots(schedule), 'custom')
+    check_ends(s)
     if not 1 <= s.steps <= 8:
         raise ValueError(f'schedule must have 1 to 8 steps (their gradients are all kept), got {s.steps}')
     if s.solver not in (None,'euler'): raise ValueError(f'schedule must be one of Euler steps, got {s.solver!r}')
@@ -422,6 +423,7 @@ def _spread(m, net):
     dev = device_of(net)
     rows = {k: o[torch.arange(64)%len(o)].to(dev) for k,o in m.cond.items()}
     z = noise(64, m.shape, 'calibrate', m.seed, dev).to(dtype_of(net))
+    check_function(m.teacher, z, rows)
     return sample(m.teacher, z, 16, 'ab2', cond=rows).float().std().item()
 
 # %% ../../nbs/46_train.generator.ipynb #5cfb8200
@@ -433,6 +435,7 @@ def _drop_training(m):
 # %% ../../nbs/46_train.generator.ipynb #d95dfe3c
 @takes_options(GeneratorMatchingCallback, OnlineSettings, make_student, fit_method,
                but=('method','settings','teacher','online'))
+@isolated(grad=True)
 def match_generator(
     net:nn.Module,            # the teacher, a velocity network, left as it is; averaged (EMA) weights
     shape:tuple=None,         # of one sample, default what the teacher holds (`meta['shape']` or `shape`)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from fastcore.meta import delegates
 from fastai.basics import *
 from fastai.callback.training import GradientAccumulation, GradientClip
-from ..core import can_show_progress, delegates_record, device_of, dtype_of, out_of_memory
-from ..files import atomic_write, describe_setting, load_state
-from ..flow.velocity import interpolate
-from ..flow.nets import in_eval
+from ..core import can_show_progress, delegates_record, device_of, dtype_of, out_of_memory, own_settings
+from ..files import atomic_write, check_processes, describe_setting, fingerprint, load_state
+from ..flow.velocity import in_eval, interpolate
 from .resume import CheckpointCallback, Order, seed_of, Stream, TrainState
 from .processes import GradScaling, join_processes, Spread, world
 
@@ -414,6 +413,7 @@ class FitOptions:
         return k
 
 # %% ../../nbs/42_train.loop.ipynb #1ff2632d
+@own_settings(grad=True)
 @delegates_record(FitOptions)
 def fit_method(
     net:nn.Module,            # the network to train, changed in place; on its own device
@@ -436,6 +436,7 @@ def fit_method(
     state = TrainState(n_iter, bs, float(lr), options.warmup, options.hold, accumulate, seed, device_of(net), *world())
     obj = Objective(net, method, amp_dtype(amp))
     learn = _learner(obj, state, options, L(cbs), folder)
+    if state.world > 1: check_processes(net=fingerprint(net, True), **_settings(obj, state, options, len(learn.valid_items)))
     with torch.random.fork_rng([state.device] if state.device.type=='cuda' else []):
         with in_eval(net): method.setup(net)                                  # measured without dropout, as everything else
         _fit(learn, progress)
@@ -450,6 +451,8 @@ def _check_run(net, numbers, lr):
     for k,o in numbers.items():
         if o < 1: raise ValueError(f'{k} must be at least 1, got {o}')
     if not lr > 0: raise ValueError(f'lr must be above 0, got {lr}')
+    if any(p.is_inference() for p in net.parameters()):
+        raise ValueError('net was made under torch.inference_mode() and cannot train: make it outside')
     train = [p.dtype for p in net.parameters() if p.requires_grad]
     if not train: raise ValueError('net has no weights that train: all have requires_grad=False')
     low = [o for o in train if o.itemsize < 4]
@@ -535,6 +538,7 @@ def _memory_message(learn, e):
             f"use amp='bf16' (now {amp}), a LoRA (lora=), or checkpointing=True where the network offers it ({first})")
 
 # %% ../../nbs/42_train.loop.ipynb #afafa829
+@own_settings(grad=True)
 @delegates(fit_method)
 def train_flow(
     net:nn.Module,       # velocity network `net(x, t)`, or with labels `net(x, t, y)`; changed in place

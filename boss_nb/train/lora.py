@@ -16,18 +16,75 @@ import torch
 from torch import Tensor, nn
 from fastcore.meta import delegates
 from fastai.basics import *
-from ..core import check_int, seeded
+from ..core import check_int, own_settings, seeded
 from ..flow.nets import share_weights
+
+# %% ../../nbs/44b_train.lora.ipynb #2bb62133
+def adapted_layers(
+    net:nn.Module, # any network
+)->dict: # name → layer
+    "Layers that carry adapters of `peft`"
+    return {n:m for n,m in net.named_modules() if hasattr(m, 'base_layer') and hasattr(m, 'lora_A')}
+
+def active_adapters(
+    layer:nn.Module, # one of `adapted_layers`
+)->list: # names
+    "Adapters whose product a layer adds at present"
+    if layer.disable_adapters or layer.merged: return []
+    return [o for o in layer.active_adapters if o in layer.lora_A or o in layer.lora_embedding_A]
+
+def free_name(
+    net:nn.Module, # any network
+)->str: # 'default', or 'boss' where that is taken
+    "A name for a new adapter"
+    taken = {o for m in adapted_layers(net).values() for o in m.lora_A}
+    names = ['default', 'boss', *(f'boss_{k}' for k in range(2, 100))]
+    return next(o for o in names if o not in taken)
+
+# %% ../../nbs/44b_train.lora.ipynb #8fcd808b
+def activate(
+    layer:nn.Module, # one of `adapted_layers`
+    frozen:list,     # adapters that go on working
+    trained:str,     # the one that trains
+):
+    "Let a layer add the products of these adapters"
+    layer._disable_adapters = False
+    layer._active_adapter = [*frozen, *([trained] if trained in layer.lora_A else [])]
+    for k,p in layer.named_parameters():
+        if 'lora_' in k: p.requires_grad_(f'.{trained}.' in f'.{k}.')
+
+def trained_adapter(
+    net:nn.Module, # a `peft.PeftModel` from `add_lora`
+)->str:
+    "The name of the adapter that was added last"
+    return list(net.peft_config)[-1]
 
 # %% ../../nbs/44b_train.lora.ipynb #209c632a
 def lora_targets(
     net:nn.Module, # any network
 )->list:
-    "Names of all `Linear` and (not grouped) `Conv2d` layers"
-    kinds = (nn.Linear, nn.Conv2d)
-    return [n for n,m in net.named_modules() if isinstance(m, kinds) and getattr(m, 'groups', 1)==1]
+    "Names of all `Linear` and (not grouped) `Conv2d` layers, with adapters or without"
+    kinds, found, inside = (nn.Linear, nn.Conv2d), [], tuple(f'{n}.' for n in adapted_layers(net))
+    for n,m in net.named_modules():
+        if n.startswith(inside): continue
+        m = getattr(m, 'base_layer', m)
+        if isinstance(m, kinds) and getattr(m, 'groups', 1)==1: found.append(n)
+    return found
+
+# %% ../../nbs/44b_train.lora.ipynb #813d2557
+def trainable_tensors(
+    net:nn.Module, # a copy of a network
+)->nn.Module:
+    "Give tensors that were made under `torch.inference_mode`, which autograd refuses, copies of their own"
+    for m in net.modules():
+        for k,p in m._parameters.items():
+            if p is not None and p.is_inference(): m._parameters[k] = nn.Parameter(p.data.clone(), p.requires_grad)
+        for k,b in m._buffers.items():
+            if b is not None and b.is_inference(): m._buffers[k] = b.clone()
+    return net
 
 # %% ../../nbs/44b_train.lora.ipynb #ec3d2817
+@own_settings(grad=True)
 def add_lora(
     net:nn.Module,         # the base network, left as it is
     rank:int=8,            # rank r of every adapter, at least 1
@@ -38,11 +95,17 @@ def add_lora(
     "The network with fresh LoRA adapters"
     from peft import LoraConfig, get_peft_model
     if rank < 1: raise ValueError(f'rank must be at least 1, got {rank}')
+    net = net.get_base_model() if hasattr(net, 'get_base_model') else net
     targets = targets or lora_targets(net)
     if not targets: raise ValueError('net has no Linear or Conv2d layers to adapt; name others in targets')
     alpha = rank if alpha is None else alpha
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias='none')
-    with seeded(seed): return get_peft_model(share_weights(net), config)
+    base, name = trainable_tensors(share_weights(net)), free_name(net)
+    active = {k: active_adapters(m) for k,m in adapted_layers(base).items()}
+    for m in adapted_layers(base).values(): m.merged_adapters = []           # what is fused stays fused: it is in the weights
+    with seeded(seed): student = get_peft_model(base, config, adapter_name=name)
+    for k,m in adapted_layers(base).items(): activate(m, active.get(k, []), name)
+    return student
 
 # %% ../../nbs/44b_train.lora.ipynb #f5f65ce4
 def trainable(
@@ -92,7 +155,7 @@ def make_student(
     lora = lora_settings(lora)
     if lora['rank']: model = add_lora(net, **lora, seed=seed)
     else:
-        trained, model = [p.requires_grad for p in net.parameters()], deepcopy(net)
+        trained, model = [p.requires_grad for p in net.parameters()], trainable_tensors(deepcopy(net))
         for p,o in zip(model.parameters(), trained): p.requires_grad_((o or not any(trained)) and p.is_floating_point())
     if checkpointing: checkpoint_gradients(model)
     return model

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from ..core import CountNFE, device_of, per_sample, run_batches, show_images, slice_cond, with_cond
 from ..files import atomic_write, fingerprint, load_state, network_of, save_state, state_digest
+from ..flow.velocity import isolated
 from ..sample.schedule import as_knots, Schedule
 from ..sample.solvers import check_noise, float32_states, progress_counter, steps_of
 from .. import __version__
@@ -106,6 +107,7 @@ class _Pass:
         return torch.stack(rows, 1)
 
 # %% ../../nbs/43_train.states.ipynb #e9f427ae
+@isolated()
 def teacher_states(
     v:Callable,               # the teacher's velocity
     noise:Tensor,             # noise, shape `(n, *shape)`
@@ -457,6 +459,7 @@ def _await(path, facts, patience):
         time.sleep(.1)
 
 # %% ../../nbs/43_train.states.ipynb #b9b062fc
+@isolated(of='v')
 def store_states(
     path:str|Path,            # folder to write, made if need be; an interrupted one is continued
     v:Callable,               # the teacher's velocity

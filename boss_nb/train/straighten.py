@@ -20,8 +20,9 @@ from ..core import (
     can_show_progress, check_int, device_of, eval_velocity, noise, per_sample, show_images,
     VelocityWrapper, with_cond)
 from ..files import atomic_write, describe_setting, state_digest
-from ..flow.nets import frozen_copy, in_eval, n_params
-from ..sample.schedule import as_knots, Schedule
+from ..flow.velocity import check_function, in_eval, isolated
+from ..flow.nets import frozen_copy, n_params
+from ..sample.schedule import as_knots, check_ends, Schedule
 from ..sample.solvers import sample
 from ..plan.paths import shortest_path
 from .processes import join_processes
@@ -136,6 +137,7 @@ class Straightened(VelocityWrapper):
     learn:Learner = field(repr=False, default=None) # the fastai Learner
     teacher:nn.Module = field(repr=False, default=None) # the network it was made from, when still at hand
     def __call__(self, x, t, **cond): return self.model(x, t, **cond)
+    def __getstate__(self): return vars(self) | dict(learn=None)    # a Learner with its loaders cannot be copied
     @property
     def inner(self): return self.model
     @property
@@ -227,6 +229,12 @@ def _check_straighten(net, schedules, n_iter):
     check_int('n_iter', n_iter, 1)
     return schedules
 
+def _check_network(net, states, fixed):
+    "Raise `ValueError` unless the network is a function of state and time, at the first of the states"
+    first, d = torch.tensor([0]), device_of(net)
+    cond = {k: o[first.to(o.device)].to(d) for k,o in states.cond.items()}
+    check_function(net, states.pick(first, first).to(d), cond | fixed)
+
 def _straighten_facts(method, teacher, lora, options, **facts):
     "Settings of a run, for `Straightened.meta` and for resuming"
     loss = options.get('loss', 'l2'); weight = options.get('weight', 'uniform')
@@ -251,6 +259,7 @@ def finished(learn, model, schedules, facts, teacher):
     return Straightened(model.eval(), schedules[0], schedules, learn.before, learn.after, losses, facts, learn, teacher)
 
 # %% ../../nbs/44c_train.straighten.ipynb #66f11f8a
+@isolated(grad=True)
 @takes_options(TeacherPass, StraightenCallback, make_student, fit_method, but=('method','settings','fixed'))
 def straighten(
     net:nn.Module,            # the teacher, `net(x, t, **cond)`; left as it is. Give averaged (EMA) weights
@@ -271,10 +280,12 @@ def straighten(
     asked = split_options(straighten, kwargs, TeacherPass, StraightenCallback, make_student, fit_method)
     teacher, (how, student, fit) = TeacherPass(**asked[0]), asked[1:]
     t = teacher.times(schedules, given=states is not None)
+    for s in schedules: check_ends(s, None, 1. if states is None else None)
     if states is not None: states, fixed = _given_states(states, schedules, t, cond or {})
     else:
         progress = fit.get('progress', True)
         states, fixed = _make_states(net, noise, schedules, teacher, cond or {}, seed=seed, folder=folder, progress=progress)
+    _check_network(net, states, fixed)
     method, spec = StraightenCallback(schedules, states, fixed=fixed, **how), lora_settings(lora)
     model = make_student(net, lora, seed, **student)
     if getattr(states, 'online', False): fit = dict(valid=64) | fit
@@ -322,7 +333,7 @@ class LogSamples(Callback):
         return self.handle
 
 # %% ../../nbs/44c_train.straighten.ipynb #0dbe7494
-@torch.no_grad()
+@isolated()
 def student_costs(
     v:Callable,       # the student
     states:States,    # teacher states at every time a plan may use; a hundred trajectories are enough
