@@ -99,7 +99,7 @@ def test_plans_of_a_calibration():
     assert cal.schedules((2,5,9))==[cal.schedule(k) for k in (2,5,9)]
     s = cal.schedule(3, start=.5)
     assert (s.knots[0].item(), s.nfe, s.name)==(.5, 3, 'boss') and s.meta['teacher_steps']==20 and s.meta['n']==40
-    assert s.meta['evaluations']==40*20 and s.meta['solver']=='euler'
+    assert s.meta['evaluations']==40*20+24 and s.meta['solver']=='euler'
     cal.growth = error_growth(gm, z, cal.t, 4)
     assert torch.equal(cal.schedule(4, power=0.).knots, cal.schedule(4).knots) and cal.schedule(4, power=.5).name=='weighted 0.5'
     assert calibrate(gm, z, 1, progress=False)._repr_png_()             # a single step has no acceleration to draw
@@ -129,7 +129,7 @@ def test_evaluations_are_counted():
     for solver,n in (('euler',20), ('heun',40), ('ab2',20)):
         c = CountNFE(gm)
         cal = calibrate(c, z, 20, solver=solver, progress=False)
-        assert c.nfe==n and cal.meta['evaluations']==c.samples==40*n
+        assert c.nfe==n+6 and cal.meta['evaluations']==c.samples==40*n+24                # with six calls for four samples, see check_function
     c = CountNFE(gm)
     error_growth(c, z, as_knots(100))
     assert c.samples==40*80
@@ -139,7 +139,7 @@ def test_a_guided_network_runs_twice_and_is_counted_twice(scale, runs):
     far, y = ring(6), torch.arange(6)
     v = CountNFE(guided(lambda x, t, y: far(x, t), scale, 0))
     cal = calibrate(v, noise(6, (2,)), 10, progress=False, cond=dict(y=y))
-    assert cal.meta['evaluations']==6*10*runs==v.samples
+    assert cal.meta['evaluations']==(6*10+24)*runs==v.samples
 
 def test_error_growth_of_small_grids():
     assert error_growth(gm, z, as_knots(1)).tolist()==[1.,1.]
@@ -158,7 +158,7 @@ def test_until():
     x = noise(2000, (2,), dtype=torch.float64)
     enough = calibrate(gm, x, 20, until=.01, progress=False)
     assert enough.n < 2000 and enough.bootstrap().regret <= .01 and str(enough.bootstrap((2,))).startswith('| steps | cost')
-    assert torch.equal(enough.each, calibrate(gm, x[:enough.n], 20, progress=False).each) and enough.meta['evaluations']==enough.n*20
+    assert torch.equal(enough.each, calibrate(gm, x[:enough.n], 20, progress=False).each) and enough.meta['evaluations']==enough.n*20+24
     with pytest.warns(UserWarning, match='give more noise'): calibrate(gm, z[:20], 20, until=1e-6, progress=False)
     with pytest.warns(UserWarning, match='at least 2 samples'): calibrate(gm, z[:1], 20, until=1e-6, progress=False)
 
@@ -241,7 +241,8 @@ def test_two_processes_make_the_same_plan(tmp_path, n, until):
     assert (one.n < n) == (until is not None)                   # it stops early
     for r in (0, 1):
         two = Calibration.load(tmp_path/f'rank{r}.safetensors')
-        assert two.n==one.n and torch.allclose(two.each, one.each, rtol=1e-12, atol=1e-15) and two.meta==one.meta
+        assert two.n==one.n and torch.allclose(two.each, one.each, rtol=1e-12, atol=1e-15) and two.meta|dict(evaluations=0)==one.meta|dict(evaluations=0)
+        assert two.meta['evaluations']-one.meta['evaluations']==6*min(4, n)           # the check of the second process
         for k in range(1, 31): assert (two.schedule(k).knots-one.schedule(k).knots).abs().max() <= 1e-12
 
 # files

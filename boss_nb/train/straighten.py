@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastcore.meta import delegates
 from fastai.basics import *
 from ..core import (
-    can_show_progress, check_int, device_of, eval_velocity, noise, per_sample, show_images,
+    can_show_progress, check_int, device_of, dtype_of, eval_velocity, noise, per_sample, show_images,
     VelocityWrapper, with_cond)
 from ..files import atomic_write, describe_setting, state_digest
 from ..flow.velocity import check_function, in_eval, isolated
@@ -233,7 +233,7 @@ def _check_network(net, states, fixed):
     "Raise `ValueError` unless the network is a function of state and time, at the first of the states"
     first, d = torch.tensor([0]), device_of(net)
     cond = {k: o[first.to(o.device)].to(d) for k,o in states.cond.items()}
-    check_function(net, states.pick(first, first).to(d), cond | fixed)
+    check_function(net, states.pick(first, first).to(d, dtype_of(net)), cond | fixed)
 
 def _straighten_facts(method, teacher, lora, options, **facts):
     "Settings of a run, for `Straightened.meta` and for resuming"
