@@ -309,3 +309,87 @@ def test_records_can_be_copied(net):
         for c in (copy.deepcopy(o), pickle.loads(pickle.dumps(o))): assert type(c) is type(o)
     for o in (s, l, flow):
         for c in (copy.deepcopy(o), pickle.loads(pickle.dumps(o))): assert torch.equal(c(z, torch.ones(40)), o(z, torch.ones(40)))
+
+# in pipelines of diffusers
+
+def tiny():
+    pytest.importorskip('diffusers')
+    from boss_nb.share.tiny import tiny_embeds, tiny_sd3
+    pipe = tiny_sd3()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, tiny_embeds(pipe)
+
+def styled(pipe, state):
+    "Somebody's LoRA in a pipeline"
+    from peft import LoraConfig
+    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=['to_q','to_v']), adapter_name='style')
+    torch.manual_seed(0)
+    for n,p in pipe.transformer.named_parameters():
+        if 'lora_B' in n: p.data.normal_(std=.3)
+    if state=='off': pipe.disable_lora()
+    if state=='half': pipe.set_adapters('style', .5)
+    if state in ('fused','gone'): pipe.fuse_lora()
+    if state=='gone': pipe.unload_lora_weights()
+
+@pytest.mark.parametrize('state', ['on', 'off', 'half', 'fused', 'gone'])
+def test_a_pipeline_that_carries_a_lora(state, tmp_path):
+    from boss_nb.share.lora import save_pipeline_lora, straighten_lora, use_lora_schedule
+    from boss_nb.share.pipelines import pipeline_velocity
+    pipe, embeds = tiny(); styled(pipe, state)
+    v = pipeline_velocity(pipe, **embeds)
+    z, t = v.noise(4), torch.full((4,), .3)
+    before, fit = v(z, t), dict(bs=4, teacher_steps=4, progress=False)
+    s = straighten_lora(v, uniform(2), z, rank=4, lr=1e-12, n_iter=1, **fit)
+    assert torch.equal(s(z, t), before) and torch.equal(v(z, t), before)
+    s = straighten_lora(v, uniform(2), z, rank=4, alpha=8., lr=1e-2, n_iter=3, **fit)
+    assert not torch.equal(s(z, t), before) and torch.equal(v(z, t), before)
+    f = save_pipeline_lora(tmp_path, s)
+    if state in ('fused','gone','half'): return
+    if state=='off': pipe.enable_lora()
+    pipe.load_lora_weights(tmp_path, adapter_name='few')
+    pipe.set_adapters(['style','few'] if state=='on' else ['few'])
+    assert torch.allclose(pipeline_velocity(pipe, **embeds)(z, t), s(z, t), atol=1e-5)
+    assert len(use_lora_schedule(pipe, f))==2
+
+def test_a_loader_of_tensors_needs_no_alpha(tmp_path):
+    from safetensors.torch import load_file
+    from boss_nb.share.lora import save_pipeline_lora, straighten_lora
+    from boss_nb.share.pipelines import pipeline_velocity
+    pipe, embeds = tiny(); v = pipeline_velocity(pipe, **embeds)
+    z, t = v.noise(4), torch.full((4,), .3)
+    s = straighten_lora(v, uniform(2), z, rank=4, alpha=8., lr=1e-2, n_iter=3, bs=4, teacher_steps=4, progress=False)
+    state, net = load_file(save_pipeline_lora(tmp_path, s)), copy.deepcopy(pipe.transformer)
+    for k in [k for k in state if k.endswith('.lora_A.weight')]:
+        layer = net.get_submodule(k.removeprefix('transformer.').removesuffix('.lora_A.weight'))
+        layer.weight.data += state[k.replace('lora_A', 'lora_B')] @ state[k]
+    pipe.transformer = net
+    assert torch.allclose(pipeline_velocity(pipe, **embeds)(z, t), s(z, t), atol=1e-4) and not torch.allclose(v(z, t), s(z, t), atol=1e-3)
+
+def test_a_schedule_for_a_lora_that_is_not_at_work(tmp_path):
+    from boss_nb.share.lora import save_pipeline_lora, straighten_lora, use_lora_schedule
+    from boss_nb.share.pipelines import pipeline_velocity
+    pipe, embeds = tiny(); v = pipeline_velocity(pipe, **embeds)
+    s = straighten_lora(v, uniform(2), v.noise(4), rank=4, lr=1e-2, n_iter=2, bs=4, teacher_steps=4, progress=False)
+    f = save_pipeline_lora(tmp_path, s)
+    def refused(says):
+        with pytest.raises(ValueError, match=says): use_lora_schedule(pipe, f)
+    refused('is not loaded')
+    pipe.load_lora_weights(tmp_path, adapter_name='few')
+    assert len(use_lora_schedule(pipe, f))==2
+    pipe.set_adapters('few', .5); refused('at strength 0.5')
+    pipe.set_adapters('few', 1.); pipe.disable_lora(); refused('switched off')
+    pipe.enable_lora(); use_lora_schedule(pipe, f)
+    pipe.fuse_lora(); use_lora_schedule(pipe, f)
+    pipe.unfuse_lora()
+    with torch.no_grad(): next(p for n,p in pipe.transformer.named_parameters() if 'lora_' not in n).add_(1.)
+    refused('another SD3Transformer2DModel: the same layers with other weights')
+
+def test_a_pipeline_with_our_scheduler_comes_back(tmp_path):
+    pipe, embeds = tiny()
+    from boss_nb.share.schedulers import heun_scheduler
+    pipe.scheduler = heun_scheduler(pipe.scheduler)
+    pickle.loads(pickle.dumps(pipe.scheduler)); copy.deepcopy(pipe.scheduler)
+    pipe.save_pretrained(tmp_path)
+    line = f"import diffusers, boss_nb.share.schedulers; p = diffusers.DiffusionPipeline.from_pretrained({str(tmp_path)!r}); p.scheduler.set_timesteps(sigmas=[1., .5]); print(p.scheduler.sigmas.tolist())"
+    r = subprocess.run([sys.executable, '-c', line], capture_output=True, text=True)
+    assert r.returncode==0 and r.stdout.strip().endswith('[1.0, 0.5, 0.5, 0.0]'), r.stderr[-2000:]

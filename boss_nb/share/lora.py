@@ -113,6 +113,7 @@ def save_pipeline_lora(
     state = get_peft_model_state_dict(carrier, adapter_name=name)
     check_lora_config(cfg)
     state = {_bare(k): o.detach().cpu().contiguous() for k,o in state.items()}
+    state = {k:o for k,o in state.items() if k.endswith(('.lora_A.weight', '.lora_B.weight'))}      # not those of other adapters
     state = _scaled(state, carrier, name)
     bad = [k for k,o in state.items() if not torch.isfinite(o).all()]
     if bad: raise FloatingPointError(f'not saved: {bad[0]} holds NaN or infinity')

@@ -166,7 +166,7 @@ def __getattr__(name):
 def heun_scheduler(
     scheduler, # any flow scheduler
 ): # for `pipe.scheduler`
-    "A Heun scheduler that takes sigmas"
+    "A Heun scheduler that takes sigmas; a pipeline saved with it loads after `import boss_nb.share.schedulers`"
     return _heun_class()(num_train_timesteps=plain_scheduler(scheduler).config.num_train_timesteps)
 
 # %% ../../nbs/60c_share.schedulers.ipynb #18152a10
