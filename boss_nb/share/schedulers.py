@@ -160,6 +160,7 @@ def _heun_class():
 def __getattr__(name):
     "The class is made when it is first needed, since its base is in diffusers; pickles and saved pipelines find it here"
     if name=='FlowMatchHeunSigmas': return _heun_class()
+    if name=='SchedulerMixin': return need_diffusers().SchedulerMixin          # where diffusers looks for what loads it
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 # %% ../../nbs/60c_share.schedulers.ipynb #62f897ad
