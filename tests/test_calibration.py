@@ -201,7 +201,7 @@ def test_accelerations_are_chunked(monkeypatch):
     monkeypatch.setattr(b, 'sample_bytes', lambda *a: 2**29)
     sizes.clear()
     calibrate(v, noise(6, (2,)), 10, progress=False)
-    assert max(sizes)==2
+    assert max(sizes[6:])==2                    # after six calls for four samples, see check_function
 
 def test_memory_of_a_sample():
     mb = [sample_bytes(o, dtype=d)//10**6 for o in ((3,256,256),(16,128,128)) for d in (torch.float32, torch.bfloat16)]

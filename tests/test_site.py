@@ -202,7 +202,7 @@ def test_narrow(new_page, url, site):
 def test_contents_are_whole(new_page, url):
     "On a laptop: names of methods are longer than the column, and are not cut where they differ"
     p = new_page(viewport=dict(width=1200, height=800))
-    for f in ('train.generator.html', 'share.explorer.html'):
+    for f in ('train.generator.html', 'plan.costs.html'):
         p.goto(url+f, wait_until='load')
         all_, cut = p.evaluate("() => { const a = [...document.querySelectorAll('#TOC a')]; return [a.length, a.filter(e => e.scrollWidth > e.clientWidth+1).map(e => e.textContent)] }")
         assert all_ > 20 and not cut, (f, cut)

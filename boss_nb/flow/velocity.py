@@ -13,8 +13,8 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from ..core import (
-    description_of, device_of, dtype_of, eval_velocity, nfe_per_call, noise, own_settings,
-    run_batches, slice_cond, unrounded, unsq_to, VelocityWrapper, with_cond)
+    description_of, device_of, dtype_of, eval_velocity, nfe_per_call, noise, out_of_memory,
+    own_settings, run_batches, slice_cond, unrounded, unsq_to, VelocityWrapper, with_cond)
 from ..files import network_of
 
 # %% ../../nbs/11_flow.velocity.ipynb #96b27898
@@ -368,11 +368,11 @@ def explained(
 asked = (0, 0, 1, 1, 1, 0)      # which of two questions, call by call: caches of a period up to four show
 check_calls = 4*len(asked)      # calls for one sample, in all
 
-def _few(v, noise, cond):
-    "Up to four samples with their conditions; all of them for a velocity with a prompt for each"
+def _few(v, noise, cond, k):
+    "Up to k samples with their conditions; all of them for a velocity with a prompt for each"
     prompts = getattr(network_of(v), 'n_prompts', 1)
     if prompts > 1 and 'prompt_index' not in cond: return noise[:prompts], cond
-    return noise[:4], slice_cond(cond, slice(4), len(noise))
+    return noise[:k], slice_cond(cond, slice(k), len(noise))
 
 @torch.no_grad()
 def check_function(
@@ -381,7 +381,12 @@ def check_function(
     cond:dict=None, # conditions
 )->int: # evaluations that the check took: network runs times samples
     "Raise `ValueError` unless a velocity gives the same answer to the same question, also after another one"
-    x, cond = _few(v, noise, cond or {})
+    try: return _check(v, *_few(v, noise, cond or {}, 4))
+    except Exception as e:
+        if not out_of_memory(e): raise
+    return _check(v, *_few(v, noise, cond or {}, 1))
+
+def _check(v, x, cond):
     f, low = with_cond(v, cond), {dtype_of(v), x.dtype} & {torch.float16, torch.bfloat16}
     first = {}
     for i,q in enumerate(asked):
