@@ -9,11 +9,9 @@ __all__ = ['best_schedule', 'plan']
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Callable
 import torch
 from torch import Tensor
-from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import check_int, CountNFE, nfe_per_call, slice_cond
 from ..flow.velocity import check_calls, check_function, isolated

@@ -7,14 +7,12 @@ __all__ = ['Trial', 'refine_schedule']
 
 # %% ../../nbs/33_plan.refine.ipynb #adb815d4
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Callable
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from fastcore.meta import delegates
 from boss_nb.core import (
     check_int, CountNFE, eval_velocity, nfe_per_call, own_settings, progress_bar, run_batches,
     with_cond)

@@ -6,12 +6,8 @@
 __all__ = ['boss_plan', 'boss_straighten', 'boss_sample']
 
 # %% ../../nbs/64b_share.cli.ipynb #e77cadde
-import argparse, contextlib, inspect, os, sys, tempfile, time, warnings
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from fastcore.docments import docments
-from typing import Callable
 from .script import (
     check_outputs, load_model, NetworkOptions, Option, parse_nfes, plan_for, script, shape_of)
 

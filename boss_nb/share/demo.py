@@ -6,12 +6,9 @@
 __all__ = ['boss_demo']
 
 # %% ../../nbs/64d_share.demo.ipynb #6997780c
-import argparse, contextlib, inspect, os, sys, tempfile, time, warnings
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from fastcore.docments import docments
-from typing import Callable
 from .script import check_outputs, script
 from .cli import noise_for, plan_rows, plan_table
 

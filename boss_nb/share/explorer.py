@@ -6,18 +6,11 @@
 __all__ = ['PlanExplorer']
 
 # %% ../../nbs/65_share.explorer.ipynb #d8fa57f7
-import base64, io, os, time, warnings
-from dataclasses import dataclass
+import base64, io, os, time
 from functools import partial
-from typing import Callable
 import numpy as np
-import torch
 from torch import Tensor
 import ipywidgets as widgets
-from fastai.callback.core import Callback
-from fastcore.basics import patch
-from fastcore.imports import IN_NOTEBOOK
-from fastcore.meta import delegates
 from ..core import image_grid
 from ..sample.schedule import Schedule
 from ..plan.costs import Calibration

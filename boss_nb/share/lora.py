@@ -171,7 +171,9 @@ def _check_loaded(net, path, facts):
     layers = [m for m in adapted_layers(net).values() if name in m.lora_A]
     on = [name in m.merged_adapters or (not m.disable_adapters and name in m.active_adapters) for m in layers]
     if not all(on): raise ValueError(f'the LoRA {name!r} of {path} is switched off: pipe.enable_lora(), or pipe.set_adapters({name!r})')
-    weights = sorted({round(float(m.scaling[name]), 6) for m in layers})
+    root = getattr(net.peft_config[name], 'use_rslora', False)                    # in files of version 0.1
+    own = [m.lora_alpha[name]/m.r[name]**(.5 if root else 1) for m in layers]
+    weights = sorted({round(float(m.scaling[name]/a), 6) for m,a in zip(layers, own)})
     if weights!=[1.]:
         raise ValueError(f'the LoRA {name!r} runs at strength {", ".join(map(str, weights))}, its schedule is for 1: '
                          f'pipe.set_adapters({name!r}, 1.)')

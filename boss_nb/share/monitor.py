@@ -6,18 +6,13 @@
 __all__ = ['TrainingMonitor']
 
 # %% ../../nbs/65c_share.monitor.ipynb #68624d9c
-import base64, io, os, time, warnings
-from dataclasses import dataclass
-from functools import partial
-from typing import Callable
+import time, warnings
 import numpy as np
 import torch
-from torch import Tensor
 import ipywidgets as widgets
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from fastcore.imports import IN_NOTEBOOK
-from fastcore.meta import delegates
 from ..core import can_show_progress, check_int
 from .explorer import png, Shown
 

@@ -6,12 +6,9 @@
 __all__ = ['boss_fid', 'boss_evaluate']
 
 # %% ../../nbs/64c_share.score.ipynb #33f96f97
-import argparse, contextlib, inspect, os, sys, tempfile, time, warnings
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from fastcore.docments import docments
-from typing import Callable
 from .script import check_outputs, Option, parse_nfes, script
 from .cli import load_source, SourceOptions
 

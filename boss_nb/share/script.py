@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/64_share.script.ipynb #98531fca
-import argparse, contextlib, inspect, os, shlex, sys, tempfile, time, warnings
+import argparse, contextlib, inspect, os, shlex, sys, tempfile, warnings
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path

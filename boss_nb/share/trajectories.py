@@ -6,7 +6,7 @@
 __all__ = ['TrajectoryViewer']
 
 # %% ../../nbs/65b_share.trajectories.ipynb #97eee5de
-import base64, io, os, time, warnings
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 import ipywidgets as widgets
-from fastai.callback.core import Callback
 from fastcore.basics import patch
-from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
 from ..core import check_int, device_of, eval_velocity, image_grid, per_sample, with_cond
 from ..sample.schedule import nfe_of, Schedule, uniform

@@ -6,15 +6,10 @@
 __all__ = ['StraightenCallback']
 
 # %% ../../nbs/44_train.intervals.ipynb #22e68797
-import difflib, inspect, json, math
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Callable
 import torch
 from torch import Tensor, nn
-from fastcore.meta import delegates
 from fastai.basics import *
 from ..core import device_of, eval_velocity, unsq_to, with_cond
 from ..sample.schedule import Schedule

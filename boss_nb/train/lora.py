@@ -6,16 +6,9 @@
 __all__ = ['add_lora']
 
 # %% ../../nbs/44b_train.lora.ipynb #f004c499
-import difflib, inspect, json, math
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
-from pathlib import Path
-from typing import Callable
 import torch
-from torch import Tensor, nn
-from fastcore.meta import delegates
-from fastai.basics import *
+from torch import nn
 from ..core import check_int, own_settings, seeded
 from ..flow.nets import share_weights
 

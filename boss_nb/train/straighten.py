@@ -7,9 +7,7 @@ __all__ = ['OnlineStates', 'Straightened', 'straighten', 'LogSamples', 'replan']
 
 # %% ../../nbs/44c_train.straighten.ipynb #c0486450
 import difflib, inspect, json, math
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 import torch
